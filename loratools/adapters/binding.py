@@ -1,0 +1,52 @@
+"""`Binding`: which updates go to which tensor on disk, settled before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from loratools.adapters.update import Update
+from loratools.checkpoints.spec import TensorSpec
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter as a format's reader understood it, not yet bound to a checkpoint.
+
+    `updates` maps a *parameter's name in memory* (as PEFT and transformers say it, with the parameter:
+    `model.layers.0.self_attn.q_proj.weight`) to the updates of it, in order. `sources` are all keys of the
+    file; `ignored` those that are known to mean nothing, with the reason.
+    """
+
+    name: str
+    rank: int | None
+    alpha: float | None
+    updates: Mapping[str, tuple[Update, ...]]
+    sources: Mapping[str, TensorSpec]
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    base_name: str | None = None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BoundTensor:
+    """A tensor that updates go to. `source` is the tensor on disk that it starts from: None where it has none
+    yet (an untied head, a new head), or another tensor's spec where a tied one is written apart. `updates`
+    are in the order of the adapters given."""
+
+    name: str
+    source: TensorSpec | None
+    updates: tuple[Update, ...]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Everything that `bind` settled: tensors and their updates, the adapter keys that found no tensor, whether
+    the config's tie has to be changed (None: leave it), and what was decided that the user should know."""
+
+    tensors: Mapping[str, BoundTensor]
+    unmatched: tuple[tuple[str, str], ...] = ()
+    tie_word_embeddings: bool | None = None
+    decisions: tuple[str, ...] = ()

@@ -1,0 +1,84 @@
+"""`Checkpoint`: a read-only mapping of tensor names to specs, with positioned reads of their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from loratools.checkpoints.raw import TensorReader
+from loratools.checkpoints.spec import RawTensor, TensorSpec
+
+
+class Kind(str, Enum):
+    """What a reference is; told from headers and keys, never from its place on the command line."""
+
+    CHECKPOINT = "checkpoint"
+    ADAPTER = "adapter"
+
+
+@dataclass(frozen=True)
+class Checkpoint(Mapping[str, TensorSpec]):
+    """An opened reference: headers are read, weights are not.
+
+    Iteration is in the order of `sorted(names)`. `root` is the folder (or the file, if the reference is one
+    file); `shards` are the weight files in sorted order; `format` is `safetensors`, `torch` or the name of a
+    recognised foreign format; `config` is config.json or adapter_config.json, `{}` where there is none.
+    """
+
+    reference: str
+    root: Path
+    kind: Kind
+    format: str
+    tensors: Mapping[str, TensorSpec]
+    shards: tuple[Path, ...]
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    revision: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> TensorSpec:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self.tensors))
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the weights and their side files."""
+        return self.root if self.root.is_dir() else self.root.parent
+
+    @property
+    def name(self) -> str:
+        """The last part of the reference: what is shown, and written in provenance, instead of a path."""
+        return self.root.name
+
+    @property
+    def bytes(self) -> int:
+        return sum(spec.bytes for spec in self.tensors.values())
+
+    @property
+    def parameters(self) -> int:
+        return sum(spec.elements for spec in self.tensors.values())
+
+    def read(
+        self, name: str, rows: slice | None = None, *, into: bytearray | memoryview | None = None
+    ) -> RawTensor:
+        """Reads a tensor, or the block of rows `rows` (step 1), into `into` or a new buffer.
+
+        Args:
+            name: a name in this mapping.
+            rows: a slice of the leading axis; None reads all of it (and is all that a scalar allows).
+            into: a writable buffer of at least the block's bytes, to be reused from call to call.
+
+        Raises:
+            LoratoolsError: the dtype cannot be read, the file ended early or could not be read.
+        """
+        with TensorReader(self.tensors[name]) as reader:
+            first, stop, _ = (rows or slice(None)).indices(reader.spec.rows)
+            return reader.read(first, max(0, stop - first), into=into)

@@ -1,0 +1,50 @@
+"""Hashes of tensors that do not depend on the order in which their blocks come.
+
+A tensor's root is the BLAKE3 hash of the concatenated BLAKE3 digests of its fixed 8 MiB blocks; a
+checkpoint's fingerprint is the BLAKE3 hash of its tensors' names, dtypes, shapes and roots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from blake3 import blake3
+
+BLOCK_BYTES = 8 * 2**20
+"""Size of the blocks under a root; fixed, since it is part of what a root means."""
+
+
+class TensorHasher:
+    """Collects a tensor's bytes in order, in pieces of any size; `root()` is its BLAKE3 block root, in hex."""
+
+    def __init__(self) -> None:
+        self._digests = bytearray()
+        self._block = blake3()
+        self._filled = 0
+
+    def update(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data).cast("B")
+        while len(view):
+            piece = view[: BLOCK_BYTES - self._filled]
+            self._block.update(piece)
+            self._filled += len(piece)
+            view = view[len(piece) :]
+            if self._filled == BLOCK_BYTES:
+                self._digests += self._block.digest()
+                self._block, self._filled = blake3(), 0
+
+    def root(self) -> str:
+        """The root of what was given so far, as 64 hexadecimal digits."""
+        tail = self._block.digest() if self._filled or not self._digests else b""
+        return blake3(bytes(self._digests) + tail).hexdigest()
+
+
+def fingerprint(tensors: Iterable[tuple[str, str, tuple[int, ...], str]]) -> str:
+    """The hash of a checkpoint's contents: over (name, dtype, shape, root) in the order of names.
+
+    It knows nothing of shards, file names or header order.
+    """
+    digest = blake3()
+    for name, dtype, shape, root in sorted(tensors):
+        digest.update(f"{name}\0{dtype}\0{','.join(map(str, shape))}\0{root}\n".encode())
+    return digest.hexdigest()

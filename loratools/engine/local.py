@@ -1,0 +1,79 @@
+"""The local engine: jobs run side by side on worker threads, results come back in the order of the jobs.
+
+Arithmetic inside a job runs on one thread, so that the bytes written never depend on how many workers there
+are; torch and numpy free the interpreter's lock in their kernels, so threads are enough.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from loratools.engine.plan import Job
+from loratools.engine.progress import Progress, Silent
+
+Result = TypeVar("Result")
+
+
+def default_workers() -> int:
+    """The processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+class LocalEngine:
+    """Runs jobs on `workers` threads of this process (default: one a processor)."""
+
+    def __init__(self, workers: int | None = None, progress: Progress | None = None) -> None:
+        self.workers = workers or default_workers()
+        self.progress = progress or Silent()
+
+    def run(
+        self, what: str, jobs: Sequence[Job[Result]], workspace: Path
+    ) -> Iterator[tuple[Job[Result], Result]]:
+        """Yields each job with its result, in the order of `jobs`.
+
+        At most `workers` jobs are under way and at most as many results wait, so memory does not follow the
+        number of jobs. The first job that fails ends the run: those not begun are cancelled, and its error is
+        raised here.
+        """
+        self.progress.start(what, len(jobs), sum(job.bytes for job in jobs))
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loratools")
+        waiting: deque[tuple[Job[Result], Future[Result]]] = deque()
+        pending = iter(jobs)
+        try:
+            with _one_thread_a_job():
+                for job in pending:
+                    waiting.append((job, pool.submit(job.run, workspace)))
+                    if len(waiting) > 2 * self.workers:
+                        yield self._collect(waiting)
+                while waiting:
+                    yield self._collect(waiting)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            self.progress.finish()
+
+    def _collect(self, waiting: deque[tuple[Job[Result], Future[Result]]]) -> tuple[Job[Result], Result]:
+        job, future = waiting.popleft()
+        result = future.result()
+        self.progress.advance(job.name, job.bytes)
+        return job, result
+
+
+@contextmanager
+def _one_thread_a_job() -> Iterator[None]:
+    """Torch's own threads off for the time of a run, if torch is there."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

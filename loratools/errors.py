@@ -1,0 +1,60 @@
+"""The one class of errors that a user can cause: one line that says what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import os
+
+
+class LoratoolsError(Exception):
+    """A failure that the user can understand and mend.
+
+    Shown on stderr as one line, `Error: message (file, tensor); hint`, and in `--json` as the keys
+    `message`, `file`, `tensor` and `hint`. Raised by every layer; a traceback shown to a user is a bug.
+
+    Args:
+        message: what is wrong, without a final stop.
+        file: the file or folder it was found in.
+        tensor: the tensor it was found in.
+        hint: what the user can do about it.
+        exit_code: 1 for a failure or a refusal, 2 for wrong usage.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        tensor: str | None = None,
+        hint: str | None = None,
+        exit_code: int = 1,
+    ) -> None:
+        self.message = message
+        self.file = None if file is None else os.fspath(file)
+        self.tensor = tensor
+        self.hint = hint
+        self.exit_code = exit_code
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        where = ", ".join(_printable(part) for part in (self.file, self.tensor) if part)
+        line = _printable(self.message) + (f" ({where})" if where else "")
+        return line + (f"; {_printable(self.hint)}" if self.hint else "")
+
+
+class UsageError(LoratoolsError):
+    """Wrong usage: the words on the command line cannot mean anything. Exit code 2."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        tensor: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, file=file, tensor=tensor, hint=hint, exit_code=2)
+
+
+def _printable(text: str) -> str:
+    """`text` with control characters escaped, so that a hostile name can neither break the line nor the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

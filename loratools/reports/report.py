@@ -1,0 +1,158 @@
+"""`Report`: what a verb did, as data. Tables and JSON are made from it and from nothing else.
+
+The names of the fields are the keys of `--json` (CLI.md): numbers or None, never NaN; bytes as integers,
+seconds as floats, ratios are base over adapter.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from loratools.engine.coverage import Coverage
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractedModule:
+    """A factored tensor. `residual` is of the factors as stored, `storage_error` what the dtype added to it,
+    `excess` the certificate's bound before storage, `failure_probability` its chance of being wrong."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    rank: int
+    alpha: float
+    method: str
+    norm: float
+    energy: float
+    residual: float
+    excess: float | None
+    storage_error: float
+    failure_probability: float
+    parameters: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MergedModule:
+    """A tensor that merge or unmerge changed. `kind` is the update's (`lora`, `dora`, `replace`, ...), joined by
+    `+` where several apply; `norm` is the Frobenius norm of what was added; `changed` the share of elements
+    that differ from before; `exact`, for unmerge, True or the share of elements that may be off, and
+    `largest_difference` then the most by which they may be."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    kind: str
+    scaling: float | None
+    norm: float | None
+    changed: float | None
+    exact: bool | float | None = None
+    largest_difference: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over the output, beside the base; ratios are base over output, None where there is nothing."""
+
+    parameters: int
+    bytes: int
+    base_parameters: int
+    base_bytes: int
+    ratio_parameters: float | None
+    ratio_bytes: float | None
+
+    @classmethod
+    def of(cls, parameters: int, size: int, base_parameters: int, base_bytes: int) -> Totals:
+        return cls(
+            parameters,
+            size,
+            base_parameters,
+            base_bytes,
+            base_parameters / parameters if parameters else None,
+            base_bytes / size if size else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class InspectedItem:
+    """One reference as `inspect` saw it: from headers only."""
+
+    reference: str
+    kind: str
+    format: str
+    dtype: str | None
+    tensors: int
+    parameters: int
+    bytes: int
+    rank: int | list[int] | None
+    alpha: float | list[float] | None
+    targets: list[str]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of one verb. `modules` and `items` hold the verb's own row type; `details` its further keys
+    (keys may be added within a schema, never changed)."""
+
+    command: str
+    version: str
+    output: Path | None
+    coverage: Coverage | None
+    warnings: tuple[str, ...]
+    seconds: float
+    peak_bytes: int | None
+    modules: tuple[ExtractedModule, ...] | tuple[MergedModule, ...] | None = None
+    items: tuple[InspectedItem, ...] | None = None
+    totals: Totals | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    dry_run: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that `--json` prints: plain dicts, lists, strings, numbers and None."""
+        report: dict[str, Any] = {
+            "schema": SCHEMA,
+            "command": self.command,
+            "ok": True,
+            "version": self.version,
+            "output": None if self.output is None else str(self.output),
+        }
+        if self.dry_run:
+            report["dry_run"] = True
+        if self.modules is not None:
+            report["modules"] = [plain(row) for row in self.modules]
+        if self.items is not None:
+            report["items"] = [plain(row) for row in self.items]
+        if self.coverage is not None:
+            report["coverage"] = [plain(row) for row in self.coverage]
+        if self.totals is not None:
+            report["totals"] = plain(self.totals)
+        report.update({key: plain(value) for key, value in self.details.items()})
+        report["warnings"] = list(self.warnings)
+        report["seconds"] = self.seconds
+        report["peak_bytes"] = self.peak_bytes
+        return report
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON knows it; a float that is not finite becomes None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key: plain(item) for key, item in asdict(value).items()}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
