@@ -64,7 +64,7 @@ def windowed_loss(model: torch.nn.Module, tokens: torch.Tensor) -> float:
     targets = pad(tokens[1:], (0, short), value=-100).view(-1, WINDOW)  # -100: not counted
     total = 0.0
     with torch.inference_mode():
-        for window, target in zip(inputs.split(_BATCH), targets.split(_BATCH), strict=True):
+        for window, target in zip(torch.split(inputs, _BATCH), torch.split(targets, _BATCH), strict=True):
             logits = model(input_ids=window).logits  # (batch, window, vocabulary)
             losses = cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
             total += losses.double().sum().item()
