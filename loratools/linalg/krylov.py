@@ -1,0 +1,98 @@
+"""Block Krylov spaces of A'A, grown one pass at a time."""
+
+from __future__ import annotations
+
+import torch
+
+__all__ = ["BlockKrylov", "gaussian_block", "wide"]
+
+
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float64, on the CPU where its device has no such numbers."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).to(torch.float64)
+
+
+def gaussian_block(rows: int, like: torch.Tensor, seed: int) -> torch.Tensor:
+    """Independent standard normal numbers (rows, n), the same on every device."""
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    block = torch.randn(rows, like.shape[1], generator=generator, dtype=torch.float32)
+    return block.to(device=like.device, dtype=like.dtype)
+
+
+class BlockKrylov:
+    """span{X, HX, H²X, ...} of H = A'A for a start block X, by block Lanczos with full orthogonalization.
+
+    Blocks are stored as rows. After each `expand`, with Q the p basis vectors, H Q lies in Q and one further
+    block, the frontier F: H Q = Q T + F C, where T = (AQ)'(AQ) and C couples the newest block only. Both are
+    had without another product, and every figure of a certificate is made of them (Golub and Van Loan,
+    "Matrix Computations", 4th ed., §10.3; Musco and Musco 2015, algorithm 2, for why blocks).
+
+    With `deflated` (orthonormal rows) everything happens in the complement of its span: H is then
+    (I - PP')A'A(I - PP').
+
+    Attributes:
+        basis: (p, n), orthonormal rows, in A's dtype.
+        images: (p, m), the basis under A, in float64.
+        frontier: (b, n), orthonormal rows, orthogonal to the basis; the next block to be multiplied.
+        gram: (p, p), float64 on the CPU: T.
+        coupling: (b, b), float64 on the CPU: C restricted to the newest block.
+        start: (b, b), float64 on the CPU: the start block is `start.T @ basis[:b]`, less what was deflated.
+        passes: how many blocks were multiplied by A and by A'.
+    """
+
+    def __init__(
+        self, matrix: torch.Tensor, start: torch.Tensor, deflated: torch.Tensor | None = None
+    ) -> None:
+        self._matrix = matrix
+        self._deflated = matrix.new_empty(0, matrix.shape[1]) if deflated is None else deflated
+        self.width = start.shape[0]
+        self.basis = matrix.new_empty(0, matrix.shape[1])
+        self.images = wide(matrix.new_empty(0, matrix.shape[0]))
+        self.gram = torch.empty(0, 0, dtype=torch.float64)
+        self.frontier, self.start = _orthonormal_rows(start, (self._deflated,))
+        self.coupling = self.start
+        self.passes = 0
+
+    @property
+    def size(self) -> int:
+        """p, the dimension of the space whose images are known."""
+        return self.basis.shape[0]
+
+    def expand(self) -> None:
+        """Take the frontier into the basis: one product with A and one with A'."""
+        image = self.frontier @ self._matrix.T  # (b, m)
+        back = image @ self._matrix  # (b, n)
+        self.basis = torch.cat([self.basis, self.frontier])
+        self.images = torch.cat([self.images, wide(image)])
+        cross = (self.images[-self.width :] @ self.images.T).cpu()  # (b, p)
+        known = self.gram.shape[0]
+        self.gram = torch.cat([torch.cat([self.gram, cross[:, :known].T], dim=1), cross])
+        self.frontier, self.coupling = _orthonormal_rows(back, (self._deflated, self.basis))
+        self.passes += 1
+
+    def ritz(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ritz values of H (p,), descending, not negative, and their coordinates in the basis (p, p)."""
+        values, vectors = torch.linalg.eigh(self.gram)
+        return values.flip(0).clamp_min(0.0), vectors.flip(1)
+
+
+def _orthonormal_rows(
+    block: torch.Tensor, against: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Orthonormal rows q, orthogonal to `against`, and r with block = r' q + a part in their span.
+
+    The second round is in float64, which leaves rows orthonormal to a unit of rounding where float32 QR is
+    off by ten; and it is not redundant: where the block has (almost) no part outside of the span, QR
+    completes it by directions that do have a part inside.
+    """
+    rough, first = _one_round(block, against)
+    fine, second = _one_round(wide(rough), tuple(wide(rows) for rows in against))
+    return fine.to(block).contiguous(), (wide(second) @ wide(first).to(second.device)).cpu()
+
+
+def _one_round(block: torch.Tensor, against: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Block Gram-Schmidt, twice, and QR."""
+    for rows in (*against, *against):
+        block = block - (block @ rows.T) @ rows
+    columns, triangle = torch.linalg.qr(block.T)  # (n, b), (b, b)
+    return columns.T, triangle
