@@ -36,9 +36,9 @@ class LoratoolsError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        where = ", ".join(_printable(part) for part in (self.file, self.tensor) if part)
-        line = _printable(self.message) + (f" ({where})" if where else "")
-        return line + (f"; {_printable(self.hint)}" if self.hint else "")
+        where = ", ".join(printable(part) for part in (self.file, self.tensor) if part)
+        line = printable(self.message) + (f" ({where})" if where else "")
+        return line + (f"; {printable(self.hint)}" if self.hint else "")
 
 
 class UsageError(LoratoolsError):
@@ -55,6 +55,6 @@ class UsageError(LoratoolsError):
         super().__init__(message, file=file, tensor=tensor, hint=hint, exit_code=2)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """`text` with control characters escaped, so that a hostile name can neither break the line nor the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

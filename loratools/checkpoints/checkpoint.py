@@ -24,8 +24,9 @@ class Checkpoint(Mapping[str, TensorSpec]):
     """An opened reference: headers are read, weights are not.
 
     Iteration is in the order of `sorted(names)`. `root` is the folder (or the file, if the reference is one
-    file); `shards` are the weight files in sorted order; `format` is `safetensors`, `torch` or the name of a
-    recognised foreign format; `config` is config.json or adapter_config.json, `{}` where there is none.
+    file); `shards` are the weight files in sorted order; `format` is `safetensors` or `torch` for a
+    checkpoint, for an adapter its format's name (`peft`, `kohya`, ...: see `formats`); `config` is
+    config.json or adapter_config.json, `{}` where there is none.
     """
 
     reference: str
@@ -54,9 +55,14 @@ class Checkpoint(Mapping[str, TensorSpec]):
         return self.root if self.root.is_dir() else self.root.parent
 
     @property
+    def hub_id(self) -> str | None:
+        """`org/name` if the reference is a hub id (whose commit is then in `revision`), else None."""
+        return None if self.revision is None else self.reference.partition("@")[0]
+
+    @property
     def name(self) -> str:
-        """The last part of the reference: what is shown, and written in provenance, instead of a path."""
-        return self.root.name
+        """The hub id, or the last part of the path: what is shown and written instead of a whole path."""
+        return self.hub_id or self.root.absolute().name
 
     @property
     def bytes(self) -> int:
@@ -80,5 +86,7 @@ class Checkpoint(Mapping[str, TensorSpec]):
             LoratoolsError: the dtype cannot be read, the file ended early or could not be read.
         """
         with TensorReader(self.tensors[name]) as reader:
-            first, stop, _ = (rows or slice(None)).indices(reader.spec.rows)
+            first, stop, step = (rows or slice(None)).indices(reader.spec.rows)
+            if step != 1:
+                raise ValueError(f"rows are read in blocks, not by steps of {step}")
             return reader.read(first, max(0, stop - first), into=into)

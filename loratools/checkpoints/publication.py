@@ -1,24 +1,250 @@
-"""`Publication`: the only place that makes an output visible, whole or not at all."""
+"""`Publication`: the only place that makes an output visible, whole or not at all.
+
+Everything is written into a partial folder beside the target, flushed to the disk, and given its name in one
+rename; an output that is replaced changes places with the new one in one step where the system can, and in
+two, the old copy under a recoverable name in between, where it cannot.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from loratools.checkpoints.disk import FULL, disk_error, disk_errors, flush_file, flush_folder
+from loratools.checkpoints.exchange import exchange, rename_to_new
+from loratools.checkpoints.target import check_target, real_target
+from loratools.errors import LoratoolsError
+
+__all__ = ["Publication", "check_target"]
+
+_LAST = ("config.json", "adapter_config.json", "loratools.json")
+"""Flushed after the weights, with the indexes: whoever finds them finds what they speak of."""
+
 
 class Publication:
-    """A partial folder beside the target, made whole by `publish()` and removed by anything else."""
+    """A partial folder beside the target, made whole by `publish()` and removed by anything else.
+
+    Used as a context manager; `folder` exists inside of the `with`. With `one_file`, exactly one file is
+    written into the folder, and that file becomes the target. Missing parents of the target are created, and
+    removed again if nothing is published.
+
+    Args:
+        target: the folder, or with `one_file` the file, that is to appear.
+        force: whether an output that exists may be replaced.
+        inputs: files and folders that are read: the target is none of them, nor inside or above one.
+
+    Raises:
+        LoratoolsError: the target is refused (see `check_target`; nothing has been created then), or the disk
+            refused something: one line that names the file as it would have been called.
+    """
 
     def __init__(self, target: Path, *, force: bool, inputs: Sequence[Path], one_file: bool = False) -> None:
+        check_target(target, force=force, inputs=inputs)
         self.target = target
-        self.folder = target
-
-    def publish(self) -> None: ...
+        self.published = False
+        self._final = real_target(target)
+        self._force = force
+        self._inputs = tuple(Path(os.path.realpath(path)) for path in inputs)
+        self._one_file = one_file
+        self._created: list[Path] = []
+        self._ours: tuple[int, int] | None = None
+        self._name_folder()
 
     def __enter__(self) -> Publication:
+        try:
+            with disk_errors(self.target, "create the output"):
+                self._create_parents()
+                self._create_folder()
+        except BaseException:
+            self._discard()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        if self.published:
+            return
+        self._discard()
+        told = self._in_the_user_s_words(error)
+        if told is not None:
+            raise told from error
+
+    def publish(self) -> tuple[str, ...]:
+        """Flushes everything to the disk and makes it visible under the target's name.
+
+        If anything fails before the end, the target is as it was. Returns warnings: where the copy that was
+        replaced could not be removed.
+        """
+        with disk_errors(self.target, "publish the output"):
+            source = self._source()
+            self._ours = _identity(source)
+            self._flush()
+            check_target(self._final, force=self._force, inputs=self._inputs)
+            try:
+                self._name(source)
+                for folder in (self._final.parent, *(made.parent for made in self._created)):
+                    flush_folder(folder)
+            except BaseException as error:
+                self._take_back(source)
+                self._say_what_is_left(source, error)
+                raise
+        self.published = True
+        return self._remove_old(source)
+
+    def _name_folder(self) -> None:
+        """Names that no other run has; a random one, since nothing that is written depends on it."""
+        run = secrets.token_hex(4)
+        self.folder = self._final.with_name(f"{self._final.name}.partial-{run}")
+        self._old = self._final.with_name(f"{self._final.name}.old-{run}")
+
+    def _create_parents(self) -> None:
+        missing = [parent for parent in self._final.parents if not parent.exists()]
+        for parent in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                parent.mkdir()
+                self._created.append(parent)
+
+    def _create_folder(self) -> None:
+        while True:
+            try:
+                self.folder.mkdir()
+                return
+            except FileExistsError:
+                self._name_folder()
+
+    def _source(self) -> Path:
+        """What is to be given the target's name: the folder, or the one file in it."""
+        if not self._one_file:
+            return self.folder
+        written = list(self.folder.iterdir())
+        if len(written) != 1 or not written[0].is_file():
+            raise ValueError(f"an output of one file cannot be made of {len(written)} entries")
+        return written[0]
+
+    def _flush(self) -> None:
+        """Weights first, indexes and configs last, then the folders from the innermost out."""
+        for path in _in_order_of_flushing(self.folder):
+            with disk_errors(self._as_published(path), "flush to the disk"):
+                (flush_folder if path.is_dir() else flush_file)(path)
+
+    def _name(self, source: Path) -> None:
+        if not self._force or not os.path.lexists(self._final):
+            rename_to_new(source, self._final)
+        elif not exchange(source, self._final):
+            self._final.rename(self._old)
+            rename_to_new(source, self._final)
+
+    def _take_back(self, source: Path) -> None:
+        """Gives the names back, by what the disk shows: an interruption may come between any two steps."""
+        with contextlib.suppress(OSError):
+            if self._stands():
+                if not os.path.lexists(source):
+                    self._final.rename(source)
+                else:
+                    exchange(source, self._final)
+            if os.path.lexists(self._old) and not os.path.lexists(self._final):
+                self._old.rename(self._final)
+
+    def _say_what_is_left(self, source: Path, error: BaseException) -> None:
+        """Where the output that was there before is to be found, if its name could not be given back."""
+        old = source if self._stands() and os.path.lexists(source) else self._old
+        if os.path.lexists(old) and isinstance(error, OSError):
+            raise LoratoolsError(
+                f"cannot publish the output: {error.strerror}; what was there before could not be put back",
+                file=old,
+                hint=f"it is whole: rename it to {self._final.name} yourself",
+            ) from error
+
+    def _stands(self) -> bool:
+        """Whether the target's name stands for what this publication wrote."""
+        return self._ours is not None and _identity(self._final) == self._ours
+
+    def _remove_old(self, source: Path) -> tuple[str, ...]:
+        """Removes what was replaced. The new output stands: no error and no interruption undoes that."""
+        with contextlib.suppress(BaseException):
+            if os.path.lexists(source):
+                source.rename(self._old)
+            _remove(self._old)
+            _remove(self.folder)
+        left = [self._old, self.folder]
+        with contextlib.suppress(BaseException):
+            left = [path for path in left if not _gone(path)]
+        return tuple(f"what the output replaced could not be removed: {path}" for path in left)
+
+    def _discard(self) -> None:
+        if self._stands():
+            return  # an interruption of an interruption: what lies beside it is the output from before
+        _remove(self.folder)
+        for parent in reversed(self._created):
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+    def _in_the_user_s_words(self, error: BaseException | None) -> LoratoolsError | None:
+        """An error of the disk, or one that names a file of the partial folder, under its final name."""
+        if isinstance(error, LoratoolsError):
+            if error.file is None or self.folder not in (Path(error.file), *Path(error.file).parents):
+                return None
+            return LoratoolsError(
+                error.message,
+                file=self._as_published(Path(error.file)),
+                tensor=error.tensor,
+                hint=error.hint,
+                exit_code=error.exit_code,
+            )
+        if isinstance(error, OSError):
+            named = None if error.filename is None else Path(os.fsdecode(error.filename))
+            if named is not None and self.folder in (named, *named.parents):
+                return disk_error(error, self._as_published(named))
+            if named is None and error.errno in FULL:
+                return disk_error(error, self.target)
+        return None
+
+    def _as_published(self, path: Path) -> Path:
+        """The name that a path of the partial folder will have, or would have had."""
+        return self.target if self._one_file else self.target / path.relative_to(self.folder)
+
+
+def _in_order_of_flushing(folder: Path) -> Iterator[Path]:
+    files: list[Path] = []
+    folders: list[Path] = []
+    for here, _, names in os.walk(folder, topdown=False):
+        folders.append(Path(here))
+        files.extend(Path(here, name) for name in names)
+    regular = sorted(path for path in files if not path.is_symlink())
+    yield from sorted(regular, key=lambda path: path.name in _LAST or path.name.endswith(".index.json"))
+    yield from folders
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _gone(path: Path) -> bool:
+    """Whether nothing has that name: known only from the answer that says so, not from an error."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _remove(path: Path) -> None:
+    """Removes a file or a tree as far as it can, without following links."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()

@@ -33,12 +33,22 @@ FLOATING: frozenset[str] = frozenset({"float64", "float32", "float16", "bfloat16
 
 
 @dataclass(frozen=True, slots=True)
+class Storage:
+    """The stored bytes that a torch tensor (perhaps among others) looks into, and their CRC-32."""
+
+    offset: int
+    bytes: int
+    crc32: int
+
+
+@dataclass(frozen=True, slots=True)
 class TensorSpec:
     """What is known of a tensor from headers alone.
 
-    `dtype` is a key of `ITEM_BYTES`, or the file format's own word for one that can be listed and copied but
-    not computed with (`F8_E4M3`). `bytes` is the stored size, `offset` the absolute place of the first byte in
-    `file`. `strides` (in elements) is set only where storage is not row-major (torch files).
+    `dtype` is a key of `ITEM_BYTES`, or the file format's own word for one that can be listed but not
+    computed with (`F8_E4M3`). `bytes` is the size of the values, `offset` the absolute place of the first
+    in `file`. `strides` (in elements) is set only where the values do not lie row by row, `storage` wherever
+    there is a checksum (both: torch files).
     """
 
     name: str
@@ -48,6 +58,7 @@ class TensorSpec:
     file: Path
     offset: int
     strides: tuple[int, ...] | None = None
+    storage: Storage | None = None
 
     @property
     def elements(self) -> int:
@@ -92,7 +103,7 @@ class RawTensor:
         return np.frombuffer(self.buffer, dtype=dtype).reshape(self.shape)
 
     def float32(self) -> np.ndarray:
-        """The values as a float32 array of its own; bfloat16 by shifting its bits, so that torch is not needed."""
+        """The values as a float32 array of its own; bfloat16 by shifting its bits, without torch."""
         import numpy as np
 
         from loratools.linalg.rounding import bfloat16_to_float32

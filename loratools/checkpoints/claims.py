@@ -1,0 +1,74 @@
+"""What a header may claim: names, shapes and files, checked once for every container format."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from loratools.errors import LoratoolsError
+
+MAX_DIMENSIONS = 32
+"""More axes than any layer has, and no more than every numpy can reshape to."""
+
+MAX_BYTES = 2**63 - 1
+"""The largest file offset that a system knows."""
+
+
+def check_name(name: Any, file: Path) -> str:
+    """`name` if it can name a tensor: a non-empty string of printable characters.
+
+    Control characters, lone surrogates and invisible format characters (which could pass one name off as
+    another on a terminal) are refused.
+    """
+    if not isinstance(name, str) or not name:
+        raise LoratoolsError("a tensor has no name", file=file, hint="write the file again")
+    if not name.isprintable():
+        raise LoratoolsError("a tensor's name holds unprintable characters", file=file, tensor=name)
+    return name
+
+
+def check_shape(shape: Any, item_bits: int, *, file: Path, tensor: str) -> tuple[int, ...]:
+    """`shape` as a tuple if it is a list of sizes whose bytes, empty axes left out, a file could hold."""
+    if not isinstance(shape, (list, tuple)) or len(shape) > MAX_DIMENSIONS:
+        raise LoratoolsError(f"no shape of at most {MAX_DIMENSIONS} sizes", file=file, tensor=tensor)
+    bits = item_bits
+    for size in shape:
+        if type(size) is not int or size < 0:
+            raise LoratoolsError("a shape holds something that is no size", file=file, tensor=tensor)
+        bits *= size or 1
+    if bits > 8 * MAX_BYTES:
+        raise LoratoolsError("a shape is larger than any file", file=file, tensor=tensor)
+    return tuple(shape)
+
+
+def regular_file(path: Path) -> os.stat_result:
+    """The status of `path`, which must be a regular file: a FIFO would block and a device would never end."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise LoratoolsError(f"cannot open: {error.strerror}", file=path) from error
+    except ValueError as error:  # a NUL in the path
+        raise LoratoolsError("is no file name", file=path) from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+        raise LoratoolsError(f"a file is needed here, and this is {kind}", file=path)
+    return status
+
+
+def inside(path: Path, folder: Path) -> Path:
+    """`path` if, links followed, it stays in `folder` or in the `blobs` of the hub cache around it."""
+    real, home = path.resolve(), folder.resolve()
+    snapshot = next((at for at in (home, *home.parents) if at.parent.name == "snapshots"), None)
+    cache = None if snapshot is None else snapshot.parent.parent
+    in_cache = (
+        cache is not None and cache.name.startswith("models--") and real.is_relative_to(cache / "blobs")
+    )
+    if real.is_relative_to(home) or in_cache:
+        return path
+    raise LoratoolsError(
+        "a link leads out of the checkpoint's folder",
+        file=path,
+        hint="name the linked file, or copy it",
+    )

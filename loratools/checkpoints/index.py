@@ -1,0 +1,112 @@
+"""Shard indexes: `*.index.json`, held against what the shards really contain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratools.checkpoints.claims import check_name, inside
+from loratools.checkpoints.jsonfile import INDEX_BYTES, read_json
+from loratools.checkpoints.spec import TensorSpec
+from loratools.checkpoints.weightfile import Weights, open_weights
+from loratools.errors import LoratoolsError
+
+_ODD_CHARACTERS = frozenset("/\\:\0")
+
+
+@dataclass(frozen=True)
+class Index:
+    """What an index promises: each tensor's shard, by file name, and perhaps the bytes of all tensors."""
+
+    path: Path
+    weight_map: Mapping[str, str]
+    total_size: float | None
+
+
+def read_index(path: Path) -> Index:
+    """Parses an index; each shard must be named by a plain file name.
+
+    Raises:
+        LoratoolsError: no valid JSON, a key twice, no weight map, or a shard name that leaves the folder.
+    """
+    content = read_json(path, INDEX_BYTES)
+    weight_map = content.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise LoratoolsError("the index has no weight_map", file=path)
+    for name, shard in weight_map.items():
+        check_name(name, path)
+        if not isinstance(shard, str) or not shard.isprintable() or shard in ("", ".", ".."):
+            raise LoratoolsError(f"{shard!r} names no shard", file=path, tensor=name)
+        if _ODD_CHARACTERS & set(shard):
+            raise LoratoolsError(f"the shard name {shard!r} leaves the folder", file=path, tensor=name)
+    metadata = content.get("metadata")
+    total = metadata.get("total_size") if isinstance(metadata, dict) else None
+    return Index(path, weight_map, total if isinstance(total, (int, float)) else None)
+
+
+def open_shards(path: Path) -> Weights:
+    """Opens every shard that the index at `path` names, and holds the index against their headers.
+
+    Raises:
+        LoratoolsError: a shard is missing, broken, or linked from outside of the folder; a tensor stands in
+            two shards, in none, in another one than the index says, or is not in the index.
+    """
+    index = read_index(path)
+    shards = [_open_shard(index, name) for name in sorted(set(index.weight_map.values()))]
+    tensors: dict[str, TensorSpec] = {}
+    for shard in shards:
+        for name, spec in shard.tensors.items():
+            if name in tensors:
+                raise LoratoolsError(
+                    f"a tensor in two shards, {tensors[name].file.name} and {spec.file.name}",
+                    file=path,
+                    tensor=name,
+                )
+            tensors[name] = spec
+    _check_promises(index, tensors)
+    if len({shard.container for shard in shards}) > 1:
+        raise LoratoolsError("some shards are safetensors and some are torch files", file=path)
+    return Weights(
+        shards[0].container,
+        tensors,
+        tuple(file for shard in shards for file in shard.files),
+        shards[0].metadata,
+        (*(warning for shard in shards for warning in shard.warnings), *_index_warnings(index, tensors)),
+    )
+
+
+def _open_shard(index: Index, name: str) -> Weights:
+    shard = inside(index.path.parent / name, index.path.parent)
+    if not shard.exists():
+        raise LoratoolsError(
+            f"the shard {name} is missing", file=index.path, hint="copy or download it again"
+        )
+    return open_weights(shard)
+
+
+def _check_promises(index: Index, tensors: Mapping[str, TensorSpec]) -> None:
+    for name, shard in index.weight_map.items():
+        if name not in tensors:
+            raise LoratoolsError(
+                f"the index places a tensor in {shard}, but no shard has it", file=index.path, tensor=name
+            )
+        if tensors[name].file.name != shard:
+            raise LoratoolsError(
+                f"the index places a tensor in {shard}, but it is in {tensors[name].file.name}",
+                file=index.path,
+                tensor=name,
+            )
+    for name in sorted(tensors.keys() - index.weight_map.keys()):
+        raise LoratoolsError(
+            f"{tensors[name].file.name} has a tensor that the index does not know",
+            file=index.path,
+            tensor=name,
+        )
+
+
+def _index_warnings(index: Index, tensors: Mapping[str, TensorSpec]) -> list[str]:
+    total = sum(spec.bytes for spec in tensors.values())
+    if index.total_size is None or index.total_size == total:
+        return []
+    return [f"{index.path.name}: total_size says {index.total_size:,.0f} bytes, the tensors have {total:,}"]

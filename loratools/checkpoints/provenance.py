@@ -1,0 +1,214 @@
+"""`Provenance`: what an output was made of, and how: hashes and base names, no clock, path or machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.hashing import fingerprint
+from loratools.checkpoints.jsonfile import parse_object, read_json
+from loratools.checkpoints.safetensors import looks_like_safetensors, read_header
+from loratools.checkpoints.spec import TensorSpec
+from loratools.errors import LoratoolsError
+
+FILE = "loratools.json"
+"""The file beside the weights that holds an output's provenance."""
+
+HEADER_KEY = "loratools"
+"""The key of a safetensors header that holds it where the output is one file."""
+
+SCHEMA = 1
+
+SIZE_LIMIT = 64 * 2**20
+"""The largest provenance that is read, in bytes: some 300,000 tensors."""
+
+_ROOT = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class InputRecord:
+    """One input: its `role` (`base`, `tuned`, `adapter`, ...), base name or hub id, format, the fingerprint
+    of its contents, and the BLAKE3 block root of each tensor that was read."""
+
+    role: str
+    name: str
+    format: str
+    fingerprint: str
+    tensors: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "role": self.role,
+            "name": self.name,
+            "format": self.format,
+            "fingerprint": self.fingerprint,
+            "tensors": dict(self.tensors),
+        }
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How an output came to be. Equal inputs and options give equal records, byte for byte.
+
+    `options` are those that change the result, `tensors` the roots of the output's own tensors, `modules` the
+    verb's rows (rank, residual, bytes of each module). Everything in `options` and `modules` is plain JSON:
+    finite numbers, strings, booleans, None, lists and dicts with string keys.
+    """
+
+    command: str
+    version: str
+    options: Mapping[str, Any]
+    inputs: tuple[InputRecord, ...]
+    tensors: Mapping[str, str]
+    modules: tuple[Mapping[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as a plain object, with a `schema` number."""
+        return {
+            "schema": SCHEMA,
+            "command": self.command,
+            "version": self.version,
+            "options": dict(self.options),
+            "inputs": [record.to_json() for record in self.inputs],
+            "tensors": dict(self.tensors),
+            "modules": [dict(module) for module in self.modules],
+        }
+
+    def to_text(self) -> str:
+        """The record as it is written: keys sorted, two spaces, a line at the end."""
+        return json.dumps(self.to_json(), sort_keys=True, indent=2, allow_nan=False) + "\n"
+
+    def to_header(self) -> dict[str, str]:
+        """The record as a safetensors header's metadata: one key, in the shortest form."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return {HEADER_KEY: text}
+
+    def write(self, folder: Path) -> None:
+        """Writes `loratools.json` into `folder`."""
+        path = folder / FILE
+        with disk_errors(path):
+            path.write_text(self.to_text(), encoding="utf-8", newline="\n")
+
+    @classmethod
+    def of_json(cls, record: object) -> Provenance:
+        """Reads what `to_json` made. Keys that a later version added are passed over.
+
+        Raises:
+            LoratoolsError: something is missing, of the wrong type or not finite.
+        """
+        top = _dict(record, "it")
+        if top.get("schema") != SCHEMA or isinstance(top.get("schema"), bool):
+            raise LoratoolsError(
+                f"the provenance has schema {top.get('schema')!r}, not {SCHEMA}", hint="use a newer loratools"
+            )
+        return cls(
+            command=_str(top, "command"),
+            version=_str(top, "version"),
+            options=_finite(_dict(top.get("options"), "options")),
+            inputs=tuple(_input(item) for item in _list(top, "inputs")),
+            tensors=_roots(top),
+            modules=tuple(_finite(_dict(item, "a module")) for item in _list(top, "modules")),
+        )
+
+
+def read_provenance(path: Path) -> Provenance | None:
+    """The provenance of an output: a folder's `loratools.json`, or what a safetensors file's header holds.
+
+    A file whose header holds none has that of its folder, if that speaks of every tensor in it. None where
+    there is none.
+
+    Raises:
+        LoratoolsError: there is one, but it cannot be read; names the file.
+    """
+    if path.is_dir():
+        return _beside(path)
+    with disk_errors(path, "open"), path.open("rb") as file:
+        if not looks_like_safetensors(file.read(9)):
+            return None
+    header = read_header(path)
+    if HEADER_KEY in header.metadata:
+        text = header.metadata[HEADER_KEY].encode("utf-8", "surrogatepass")
+        if len(text) > SIZE_LIMIT:
+            raise LoratoolsError(f"a provenance of more than {SIZE_LIMIT:,} bytes", file=path)
+        return _of_object(parse_object(text, path), path)
+    beside = _beside(path.parent)
+    return beside if beside is not None and header.tensors.keys() <= beside.tensors.keys() else None
+
+
+def fingerprint_of(tensors: Iterable[TensorSpec], roots: Mapping[str, str]) -> str:
+    """The fingerprint of a checkpoint's contents, from its specs and its tensors' roots by name."""
+    return fingerprint((spec.name, spec.dtype, spec.shape, roots[spec.name]) for spec in tensors)
+
+
+def _beside(folder: Path) -> Provenance | None:
+    path = folder / FILE
+    return _of_object(read_json(path, SIZE_LIMIT), path) if os.path.lexists(path) else None
+
+
+def _of_object(record: Mapping[str, Any], path: Path) -> Provenance:
+    try:
+        return Provenance.of_json(record)
+    except LoratoolsError as error:
+        raise LoratoolsError(error.message, file=path, hint=error.hint) from error
+
+
+def _wrong(what: str, kind: str) -> LoratoolsError:
+    return LoratoolsError(f"the provenance cannot be read: {what} is no {kind}")
+
+
+def _dict(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _wrong(what, "object")
+    return value
+
+
+def _finite(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError) as error:
+        raise LoratoolsError("the provenance cannot be read: it holds a number that is not finite") from error
+    return value
+
+
+def _list(record: dict[str, Any], key: str) -> list[Any]:
+    value = record.get(key)
+    if not isinstance(value, list):
+        raise _wrong(key, "list")
+    return value
+
+
+def _str(record: dict[str, Any], key: str) -> str:
+    value = record.get(key)
+    if not isinstance(value, str):
+        raise _wrong(key, "text")
+    return value
+
+
+def _root(value: object, what: str) -> str:
+    if not isinstance(value, str) or not _ROOT.fullmatch(value):
+        raise _wrong(what, "hash of 64 hexadecimal digits")
+    return value
+
+
+def _roots(record: dict[str, Any]) -> dict[str, str]:
+    return {
+        name: _root(value, f"the hash of {name}")
+        for name, value in _dict(record.get("tensors"), "tensors").items()
+    }
+
+
+def _input(item: object) -> InputRecord:
+    record = _dict(item, "an input")
+    return InputRecord(
+        role=_str(record, "role"),
+        name=_str(record, "name"),
+        format=_str(record, "format"),
+        fingerprint=_root(record.get("fingerprint"), "a fingerprint"),
+        tensors=_roots(record),
+    )

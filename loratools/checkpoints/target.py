@@ -1,0 +1,129 @@
+"""What may be written where: the refusals that come before any work, and that create nothing."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from loratools.checkpoints.disk import disk_errors
+from loratools.errors import LoratoolsError
+
+WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf"})
+"""Files that weights come in."""
+
+_MODEL_FILES = frozenset({"loratools.json", "config.json", "adapter_config.json", "model_index.json"})
+"""Files that mark a folder as a checkpoint, an adapter, or one of our outputs."""
+
+
+def check_target(target: Path, *, force: bool, inputs: Sequence[Path]) -> None:
+    """Refuses an output that must not be written, from a look at the names alone.
+
+    Always refused: an output that is an input, lies inside or above one; a symbolic link; the current folder,
+    the home folder or one above them; something that exists and is no model (a folder of other files, a
+    repository, a device). Refused unless `force`: an output that exists. Real paths are compared; beside an
+    input *file* an output may lie.
+
+    Raises:
+        LoratoolsError: one of these; the hint says what can be done.
+    """
+    with disk_errors(target, "look at the output"):
+        real = real_target(target)
+        _refuse_overlap(target, real, inputs)
+        _refuse_places(target, real)
+        if not os.path.lexists(real):
+            return
+        if not force:
+            raise LoratoolsError("the output exists already", file=target, hint="--force replaces it")
+        _refuse_foreign(target, real)
+
+
+def real_target(target: Path) -> Path:
+    """The target's absolute path with the links of its parents resolved; the last name is taken as it is."""
+    absolute = Path(os.path.realpath(target)) if target.name in ("", "..") else target
+    for parent in absolute.parents:
+        if parent.is_symlink() and not parent.exists():
+            raise LoratoolsError("the output's folder is a broken link", file=parent)
+        if parent.exists() and not parent.is_dir():
+            raise LoratoolsError("the output's folder is a file", file=parent, hint="choose another output")
+    return Path(os.path.realpath(absolute.parent)) / absolute.name
+
+
+def _refuse_overlap(target: Path, real: Path, inputs: Sequence[Path]) -> None:
+    for given in inputs:
+        for source in _places(given):
+            if _same(real, source):
+                how = "is"
+            elif _inside(real, source):
+                how = "lies inside"
+            elif _inside(source, real):
+                how = "lies above"
+            else:
+                continue
+            raise LoratoolsError(
+                f"the output {how} an input, {given}", file=target, hint="choose an output elsewhere"
+            )
+
+
+def _places(source: Path) -> Iterator[Path]:
+    """Where an input lies: its name, and where that, or a link in its folder, leads (the hub's cache)."""
+    yield Path(os.path.realpath(source.parent)) / source.name
+    yield Path(os.path.realpath(source))
+    if source.is_dir():
+        for entry in sorted(source.iterdir()):
+            if entry.is_symlink():
+                yield Path(os.path.realpath(entry))
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return any(_same(parent, folder) for parent in path.parents)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two real paths are one place, also where names differ (case, bind mounts, hard links)."""
+    if one == other:
+        return True
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _refuse_places(target: Path, real: Path) -> None:
+    if real.is_symlink():
+        raise LoratoolsError("the output is a symbolic link", file=target, hint="name the place it leads to")
+    for what, place in (("current", Path.cwd()), ("home", Path("~").expanduser())):
+        place = Path(os.path.realpath(place))
+        if _same(real, place) or _inside(place, real):
+            raise LoratoolsError(
+                f"the output is the {what} folder or above it", file=target, hint="name a folder in it"
+            )
+
+
+def _refuse_foreign(target: Path, real: Path) -> None:
+    """Refuses to replace what is neither a model nor an adapter: `--force` is for outputs."""
+    mode = real.lstat().st_mode
+    if stat.S_ISDIR(mode):
+        names = {entry.name for entry in real.iterdir()}
+        if os.path.ismount(real):
+            reason = "a mount point"
+        elif ".git" in names:
+            reason = "a repository"
+        elif names and not any(map(_of_a_model, names)):
+            reason = "a folder of other files than a model's"
+        else:
+            return
+    elif stat.S_ISREG(mode) and (real.suffix in WEIGHT_SUFFIXES or not real.stat().st_size):
+        return
+    else:
+        reason = "a file of another kind than weights" if stat.S_ISREG(mode) else "no ordinary file or folder"
+    raise LoratoolsError(
+        f"the output exists and is {reason}, which --force does not replace",
+        file=target,
+        hint="choose another output or remove it yourself",
+    )
+
+
+def _of_a_model(name: str) -> bool:
+    return name in _MODEL_FILES or name.endswith(".index.json") or Path(name).suffix in WEIGHT_SUFFIXES
