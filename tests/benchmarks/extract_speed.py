@@ -1,0 +1,59 @@
+"""`loratools extract` beside mergekit-extract-lora, rank 16, on a pair of Llama layers in bf16.
+
+    python tests/benchmarks/extract_speed.py --mergekit PEER/bin/mergekit-extract-lora
+
+The peer lives in a virtual environment of its own (`pip install torch==2.13.0 mergekit`). Both are timed as a
+user runs them, start of the interpreter and imports included, in turn, in one run; the page cache is warm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from fixtures.pairs import llama_pair
+from tests.benchmarks.paired import Contender, pairs, table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--mergekit", required=True, help="the peer's mergekit-extract-lora")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--rank", type=int, default=16)
+    options = parser.parse_args()
+
+    loratools = shutil.which("loratools", path=sysconfig.get_path("scripts"))
+    if loratools is None:
+        parser.error("loratools is not installed beside this Python")
+    with tempfile.TemporaryDirectory(prefix="extract-speed-") as work:
+        base, tuned = llama_pair(Path(work), layers=options.layers)
+        ours, theirs = Path(work) / "ours", Path(work) / "theirs"
+        rank = str(options.rank)
+        first = Contender(
+            "mergekit-extract-lora",
+            [
+                options.mergekit,
+                *("--model", str(tuned), "--base-model", str(base), "--out-path", str(theirs)),
+                *("--max-rank", rank, "--no-write-model-card", "--no-copy-tokenizer"),
+            ],
+            theirs,
+        )
+        second = Contender(
+            "loratools extract",
+            [loratools, "extract", str(base), str(tuned), "-o", str(ours), "--rank", rank],
+            ours,
+        )
+        print(table(first, second, pairs(first, second, options.pairs)))
+
+
+if __name__ == "__main__":
+    main()
