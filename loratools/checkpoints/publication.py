@@ -69,8 +69,8 @@ class Publication:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.published:
-            return
+        if self.published or self._stands():
+            return  # done, or else: beside the new output lies the old one, which could not be put back
         self._discard()
         told = self._in_the_user_s_words(error)
         if told is not None:
@@ -179,8 +179,6 @@ class Publication:
         return tuple(f"what the output replaced could not be removed: {path}" for path in left)
 
     def _discard(self) -> None:
-        if self._stands():
-            return  # an interruption of an interruption: what lies beside it is the output from before
         _remove(self.folder)
         for parent in reversed(self._created):
             with contextlib.suppress(OSError):

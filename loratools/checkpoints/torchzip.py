@@ -97,6 +97,8 @@ def _members(file: BinaryIO, path: Path) -> dict[str, Storage]:
     members: dict[str, Storage] = {}
     reached = 0
     for info in sorted(infos, key=lambda info: info.header_offset):
+        if not 0 <= info.header_offset < end:
+            raise LoratoolsError(f"the member {info.filename} lies outside of the zip", file=path)
         member = _member(file, info, path)
         if info.filename in members:
             raise LoratoolsError(f"two members called {info.filename}", file=path)

@@ -261,6 +261,73 @@ def test_a_file_system_without_fsync_is_taken_as_it_is(
     assert tree(tmp_path) == NEW
 
 
+@pytest.mark.parametrize("failing", ["model.safetensors", "config.json", "folder"])
+def test_bytes_that_do_not_reach_the_disk_are_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    def fsync(handle: int) -> None:
+        name = Path(f"/proc/self/fd/{handle}").readlink().name
+        if name == failing or (failing == "folder" and name == tmp_path.name):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_old(tmp_path / "out")
+    with (
+        pytest.raises(LoratoolsError, match="Input/output error") as caught,
+        Publication(tmp_path / "out", force=True, inputs=[]) as output,
+    ):
+        write_new(output.folder)
+        output.publish()
+    assert caught.value.file == str(tmp_path / "out" / ("" if failing == "folder" else failing))
+    assert tree(tmp_path) == OLD
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, os.strerror(errno.EIO)), KeyboardInterrupt()])
+def test_an_output_that_cannot_be_put_back_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """The disk fails after the exchange, and again when it is to be undone: nothing may be removed then."""
+    if exchange._renameat2 is None:
+        pytest.skip("no renameat2 here")
+
+    def flush_folder(folder: Path) -> None:
+        if folder == tmp_path:
+            monkeypatch.setattr(publication, "exchange", lambda *_: fail())
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(publication, "flush_folder", flush_folder)
+    write_old(tmp_path / "out")
+    with (
+        pytest.raises((LoratoolsError, KeyboardInterrupt)) as caught,
+        Publication(tmp_path / "out", force=True, inputs=[]) as output,
+    ):
+        write_new(output.folder)
+        output.publish()
+    assert tree(tmp_path / "out")["model.safetensors"] == "new weights"
+    assert tree(output.folder) == {"config.json": "old config", "old.bin": "old weights"}
+    if isinstance(error, OSError):
+        assert "could not be put back" in str(caught.value) and str(output.folder) in str(caught.value)
+
+
+def test_an_interruption_while_the_folder_is_made_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Path.mkdir
+
+    def interrupted(path: Path) -> None:
+        plain(path)
+        if path.name.startswith("out.partial-"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "mkdir", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Publication(tmp_path / "made" / "out", force=False, inputs=[]).__enter__()
+    assert tree(tmp_path) == {}
+
+
 def test_modes_are_what_the_umask_says(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:

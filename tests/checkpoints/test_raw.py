@@ -71,6 +71,8 @@ def test_rows_outside_and_small_buffers_are_programming_errors(tmp_path: Path) -
                 reader.read(first, count)
         with pytest.raises(ValueError, match="cannot hold"):
             reader.read(0, 4, into=bytearray(31))
+    with pytest.raises(ValueError, match="steps of 2"):
+        open_checkpoint(tmp_path / "a.safetensors").read("x", slice(0, 4, 2))
 
 
 def test_without_preadv_the_same_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

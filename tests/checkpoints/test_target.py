@@ -81,6 +81,10 @@ def test_an_input_reached_through_a_link_is_refused_by_its_real_place(tmp_path: 
     link.symlink_to(base)
     assert "is an input" in refusal(base, force=True, inputs=(link,))
     assert "is an input" in refusal(link, force=True, inputs=(link,))
+    deep = make_model(tmp_path / "store" / "deep")
+    other = tmp_path / "other"
+    other.symlink_to(deep)
+    assert "lies above" in refusal(tmp_path / "store", force=True, inputs=(other,))
 
 
 def test_beside_an_input_file_is_allowed_but_not_over_or_above_it(tmp_path: Path) -> None:
