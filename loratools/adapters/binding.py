@@ -16,7 +16,9 @@ class Adapter:
 
     `updates` maps a *parameter's name in memory* (as PEFT and transformers say it, with the parameter:
     `model.layers.0.self_attn.q_proj.weight`) to the updates of it, in order. `sources` are all keys of the
-    file; `ignored` those that are known to mean nothing, with the reason.
+    file; `ignored` those that are known to mean nothing, with the reason. `new_modules` are modules that it
+    saved in full, so that the base may lack them (a task's head); `keeps_ties` whether it was trained with
+    tied modules tied; `transposed_flag` what its config says of weights stored (in, out), which may be wrong.
     """
 
     name: str
@@ -28,6 +30,10 @@ class Adapter:
     config: Mapping[str, Any] = field(default_factory=dict)
     base_name: str | None = None
     warnings: tuple[str, ...] = ()
+    task: str | None = None
+    new_modules: tuple[str, ...] = ()
+    keeps_ties: bool = False
+    transposed_flag: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,18 @@ class BoundTensor:
 
 @dataclass(frozen=True)
 class Binding:
-    """Everything that `bind` settled: tensors and their updates, the adapter keys that found no tensor, whether
-    the config's tie has to be changed (None: leave it), and what was decided that the user should know."""
+    """Everything that `bind` settled.
+
+    `tensors` are those that change or are added, by name on disk. `unmatched` are the (adapter, key) that
+    found no tensor; `idle` those, with the reason, that change nothing: they say what another key of a tied
+    pair says, or hold the base's own values.
+    `tie_word_embeddings` is what the config's tie has to become (None: leave it). `decisions` is what was
+    decided that the user should know, `warnings` what may not be as they think.
+    """
 
     tensors: Mapping[str, BoundTensor]
     unmatched: tuple[tuple[str, str], ...] = ()
+    idle: Mapping[tuple[str, str], str] = field(default_factory=dict)
     tie_word_embeddings: bool | None = None
     decisions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

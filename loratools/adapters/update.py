@@ -7,16 +7,20 @@ own beside this one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from loratools.checkpoints.spec import TensorSpec
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
-ReadRows = Callable[[int, int], "torch.Tensor"]
-"""`read(first, count)`: rows of the tensor that the update is applied to, in the arithmetic's dtype; what
-`prepare` is given, with the updates that come earlier already applied."""
+Block = TypeVar("Block", "NDArray[np.floating[Any]]", "torch.Tensor")
+"""Rows of a tensor: numpy's, so that a merge need not import torch (2 s), or torch's, for other devices."""
+
+ReadRows = Callable[[int, int], Block]
+"""`read(first, count)`: rows of a tensor, in the arithmetic's dtype, as a new block."""
 
 
 class Update(Protocol):
@@ -24,7 +28,8 @@ class Update(Protocol):
 
     `kind` is `lora`, `dora`, `replace`, `rows` or `bias`; `sources` are the adapter's keys that it uses up.
     Arithmetic is in the dtype of the block it is given: float32 for bfloat16 and float16 tensors, float64 for
-    float32 and float64 ones. Factors are converted to it once.
+    float32 and float64 ones. Values are read and converted to it once, when they are first needed; an update
+    is picklable and then forgets them.
     """
 
     @property
@@ -37,7 +42,9 @@ class Update(Protocol):
     def rank(self) -> int | None: ...
 
     @property
-    def scaling(self) -> float | None: ...
+    def scaling(self) -> float | None:
+        """The factor of what is added, the user's weight included."""
+        ...
 
     @property
     def parameters(self) -> int: ...
@@ -47,6 +54,13 @@ class Update(Protocol):
         """Whether `apply` only adds what does not depend on the block, so that it can be taken off again."""
         ...
 
+    def weighted(self, weight: float) -> Update:
+        """The update times the weight that a user gave to its adapter.
+
+        Raises LoratoolsError where the kind allows no weight but 1.
+        """
+        ...
+
     def shape(self, before: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the tensor afterwards, given that before; a replacement may change it.
 
@@ -54,19 +68,20 @@ class Update(Protocol):
         """
         ...
 
-    def prepare(self, read: ReadRows, spec: TensorSpec) -> None:
-        """A first pass over the tensor, where the kind needs one (DoRA's norms over the other axis)."""
-        ...
+    def prepare(self, read: ReadRows[Block], spec: TensorSpec) -> None:
+        """A first pass over the tensor, where the kind needs one (DoRA's norms over the other axis).
 
-    def apply(self, block: torch.Tensor, first: int) -> torch.Tensor:
-        """Rows `first:first + len(block)` of the tensor after the update, given those before it.
-
-        Blocks have `rows_of_block(spec)` rows, fixed by shape, so that results do not depend on the machine.
+        `read` gives the rows with `foundation` of the earlier updates applied.
         """
         ...
 
-    def added(self, first: int, count: int, dtype: torch.dtype) -> torch.Tensor:
-        """What `apply` adds to those rows, where the update is subtractable."""
+    def apply(self, block: Block, first: int) -> Block:
+        """Rows `first:first + len(block)` of the tensor after the update, given those before it.
+
+        The block may be changed in place and handed back. A `replace` update looks at its length only, so
+        that rows which the tensor does not have yet can be given as anything. Blocks have
+        `rows_of_block(spec)` rows, fixed by shape, so that results do not depend on the machine.
+        """
         ...
 
     def norm(self) -> float | None:
@@ -78,8 +93,17 @@ class Update(Protocol):
         ...
 
 
+def foundation(earlier: tuple[Update, ...]) -> tuple[Update, ...]:
+    """Of the updates that come before one, those that belong to the weight its adapter was trained on.
+
+    A saved embedding is what its adapter's factors were trained on; what another adapter added is not (PEFT
+    0.21 takes DoRA's norms from the weight without it, in forward and in merge).
+    """
+    return tuple(update for update in earlier if update.kind in ("replace", "rows"))
+
+
 BLOCK_BYTES = 2 * 2**20
-"""Bytes of float32 in a block of rows: large enough for the products, small enough for the cache (measured)."""
+"""Bytes of float32 in a block of rows: large enough for products, small enough for the cache (measured)."""
 
 
 def rows_of_block(spec: TensorSpec) -> int:

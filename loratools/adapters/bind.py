@@ -1,0 +1,264 @@
+"""`bind`: settles, before any work, which updates of which adapters go to which tensor on disk.
+
+Names, orientation, shapes, ties, weights and the order of several adapters are all decided here, and what
+cannot be applied right is refused here by name. Headers tell all of it but whether tied tensors, and saved
+embeddings, are equal: those few are read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+
+from loratools.adapters.bias import Bias
+from loratools.adapters.binding import Adapter, Binding, BoundTensor
+from loratools.adapters.fitting import Owned, fit_updates, is_base_itself, refuse_conflicts
+from loratools.adapters.names import HEADS, NameMap
+from loratools.adapters.replace import Replace
+from loratools.adapters.tied import Given, Tie, Tied, sides_as_trained, sides_together
+from loratools.adapters.ties import find_ties
+from loratools.adapters.update import Update
+from loratools.checkpoints.checkpoint import Checkpoint
+from loratools.checkpoints.spec import TensorSpec
+from loratools.errors import LoratoolsError, UsageError
+
+__all__ = ["Tied", "bind"]
+
+
+def bind(
+    adapters: Sequence[tuple[Adapter, float]],
+    checkpoint: Checkpoint,
+    *,
+    tied: Tied = Tied.AUTO,
+    allow_unmatched: bool = False,
+) -> Binding:
+    """Binds adapters, in the order in which they are to be applied, to the tensors of a checkpoint.
+
+    Args:
+        adapters: (adapter, the user's weight of it).
+        checkpoint: the base.
+        tied: what becomes of tied tensors that an adapter touches.
+        allow_unmatched: goes on without the adapter keys that find no tensor.
+
+    Raises:
+        LoratoolsError: a key finds no tensor, or more than one; shapes do not fit; two adapters replace one
+            tensor; a weight other than 1 on what cannot be scaled; a tie that the policy cannot keep.
+        UsageError: a weight is not finite, or there is no adapter.
+    """
+    if not adapters:
+        raise UsageError("there is no adapter to bind")
+    for adapter, weight in adapters:
+        if not math.isfinite(weight):
+            raise UsageError(f"the weight {weight} of {adapter.name} is not finite")
+    names = NameMap.of(checkpoint)
+    given = [_Placed(adapter, weight, _by_core(adapter, names)) for adapter, weight in adapters]
+    binder = _Binder(checkpoint, names, tied, given)
+    binder.bind_ties()
+    binder.bind_others()
+    binder.refuse_unmatched(allow=allow_unmatched)
+    return binder.binding()
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """An adapter, its weight, and its updates by core name."""
+
+    adapter: Adapter
+    weight: float
+    updates: Mapping[str, tuple[Update, ...]]
+
+
+def _by_core(adapter: Adapter, names: NameMap) -> dict[str, tuple[Update, ...]]:
+    """Its updates by core name, as objects of their own: an adapter may be given twice, with two weights."""
+    found: dict[str, tuple[Update, ...]] = {}
+    for name, updates in adapter.updates.items():
+        core = names.core(name)
+        if core in found:
+            raise LoratoolsError(f"{adapter.name} has {core} with and without a prefix", tensor=name)
+        found[core] = tuple(map(copy, updates))
+    return found
+
+
+@dataclass
+class _Binder:
+    """Collects what is bound."""
+
+    checkpoint: Checkpoint
+    names: NameMap
+    policy: Tied
+    given: Sequence[_Placed]
+    tensors: dict[str, BoundTensor] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
+    conv1d: list[str] = field(default_factory=list)
+    unmatched: list[tuple[str, str]] = field(default_factory=list)
+    idle: dict[tuple[str, str], str] = field(default_factory=dict)
+    decisions: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    untied: bool = False
+
+    def bind_ties(self) -> None:
+        """Tied tensors that an adapter touches, by the policy."""
+        touched = {name for one in self.given for name in one.updates}
+        untouched = []
+        for tie in find_ties(self.checkpoint, self.names, sorted(touched)):
+            if touched.isdisjoint(tie.members):
+                untouched.append(tie)
+            elif tie.holds():
+                self._bind_tie(tie)
+            else:
+                self.warnings.append(f"{_label(tie)} are tied by the config but differ: taken as untied")
+        for tie in untouched:
+            if self.untied and tie.holds():
+                self._write_apart(tie, {})
+
+    def bind_others(self) -> None:
+        """All that is in no tie."""
+        for core in sorted({core for one in self.given for core in one.updates} - self.done):
+            owned = self._owned(update for one in self.given for update in one.updates.get(core, ()))
+            disk = self.names.disk(core)
+            if disk is not None:
+                self._add(disk, self.checkpoint[disk], owned)
+            elif self._is_new(core, owned):
+                self._add_new(core, owned)
+            else:
+                self._refuse_missing(core, owned)
+                self.unmatched += [key for one in owned for key in self._keys(one)]
+
+    def refuse_unmatched(self, *, allow: bool) -> None:
+        """Raises LoratoolsError where keys found no tensor, unless that is allowed and some did."""
+        if not self.unmatched or (allow and self.tensors):
+            return
+        shown = ", ".join(key for _, key in self.unmatched[:3])
+        more = f" and {len(self.unmatched) - 3} more" if len(self.unmatched) > 3 else ""
+        raise LoratoolsError(
+            f"{len(self.unmatched)} adapter keys find no tensor in the base: {shown}{more}",
+            file=self.checkpoint.root,
+            hint="is this the base that the adapter was trained on? --allow-unmatched goes on without them"
+            if self.tensors
+            else "this is not the base that the adapter was trained on",
+        )
+
+    def binding(self) -> Binding:
+        return Binding(
+            tensors=dict(sorted(self.tensors.items())),
+            unmatched=tuple(self.unmatched),
+            idle=dict(sorted(self.idle.items())),
+            tie_word_embeddings=False if self.untied else None,
+            decisions=(*self.decisions, *_orientation(self.conv1d, [one.adapter for one in self.given])),
+            warnings=tuple(self.warnings),
+        )
+
+    def _bind_tie(self, tie: Tie) -> None:
+        if self.policy is Tied.REFUSE:
+            raise LoratoolsError(
+                f"the adapter changes what is tied in the base ({_label(tie)})",
+                tensor=tie.spec.name,
+                hint="choose what becomes of the tie: --tied auto, tie or untie",
+            )
+        self.done.update(tie.members)
+        given = [Given(_of(tie, one.updates), one.adapter.keeps_ties) for one in self.given]
+        sides = sides_together(tie, given) if self.policy is Tied.TIE else sides_as_trained(tie, given)
+        self._set_idle(self._owned(sides.repeated), f"says what another of {_label(tie)} says")
+        if sides.equal and self.policy is not Tied.UNTIE:
+            self.decisions.append(f"{_label(tie)} are tied and stay so")
+            for name, spec in tie.stored.items():
+                self._add(spec.name, spec, self._owned(sides.updates[name]))
+            return
+        if len(tie.members) > 2:
+            raise LoratoolsError(
+                f"{_label(tie)} are one tensor, and written apart the model would compute otherwise",
+                tensor=tie.spec.name,
+                hint="choose --tied tie",
+            )
+        why = "as --tied untie says" if self.policy is Tied.UNTIE else "as the adapter was trained"
+        self.decisions.append(f"{_label(tie)} are tied in the base and are written apart, {why}")
+        self.untied = True
+        self._write_apart(tie, sides.updates)
+
+    def _write_apart(self, tie: Tie, updates: Mapping[str, tuple[Update, ...]]) -> None:
+        """Each member as a tensor of its own; one that is not on disk starts from what it was tied to."""
+        for name in tie.members:
+            spec = tie.stored.get(name)
+            disk = self.names.new(name) if spec is None else spec.name
+            self._add(disk, spec or tie.spec, self._owned(updates.get(name, ())))
+
+    def _add(self, disk: str, spec: TensorSpec, owned: Sequence[Owned]) -> None:
+        """A tensor that starts from `spec`; nothing, if it is on disk and nothing is done to it."""
+        acting = [one for one in owned if not is_base_itself(one.update, spec)]
+        self._set_idle([one for one in owned if one not in acting], "holds the base's own values")
+        if not acting and disk in self.checkpoint:
+            return
+        memory = self.names.memory(disk)
+        fitted = fit_updates(memory, spec, acting, self.checkpoint.config)
+        if fitted.conv1d:
+            self.conv1d.append(memory)
+        self.tensors[disk] = BoundTensor(disk, spec, fitted.updates)
+
+    def _add_new(self, core: str, owned: Sequence[Owned]) -> None:
+        refuse_conflicts(core, owned)
+        name = self.names.new(core)
+        self.tensors[name] = BoundTensor(name, None, tuple(one.update.weighted(one.weight) for one in owned))
+        self.decisions.append(f"{core} is added: the base has no such head")
+
+    def _is_new(self, core: str, owned: Sequence[Owned]) -> bool:
+        """Whether it is part of a head that an adapter saved in full: a module beside the bare model."""
+        module = core.rpartition(".")[0]
+        saved = self.given[owned[0].adapter].adapter.new_modules
+        return (
+            module.split(".")[0] in HEADS
+            and isinstance(owned[0].update, Replace)
+            and module in map(self.names.core, saved)
+        )
+
+    def _refuse_missing(self, core: str, owned: Sequence[Owned]) -> None:
+        """Raises LoratoolsError where the base lacks the tensor for a reason that can be told."""
+        module, _, leaf = core.rpartition(".")
+        first = owned[0].update
+        if self.names.disk(f"{module}.in_proj_weight") is not None:
+            raise LoratoolsError(
+                f"{module} is a MultiheadAttention, which cannot be merged yet: its projections are one",
+                tensor=first.sources[0],
+                hint="merge it with PEFT's merge_and_unload",
+            )
+        if isinstance(first, Bias) and leaf == "bias" and self.names.disk(f"{module}.weight") is not None:
+            raise LoratoolsError(
+                f"{module} has no bias in the base, so that the adapter's lora_bias has nowhere to go",
+                tensor=first.sources[0],
+                hint="keep the adapter beside the base: such a layer cannot be merged",
+            )
+
+    def _owned(self, updates: Iterable[Update]) -> list[Owned]:
+        """Updates with the places of the adapters that they are from, and these adapters' weights."""
+        place = {
+            id(update): n
+            for n, one in enumerate(self.given)
+            for held in one.updates.values()
+            for update in held
+        }
+        return [Owned(place[id(one)], one, self.given[place[id(one)]].weight) for one in updates]
+
+    def _keys(self, one: Owned) -> list[tuple[str, str]]:
+        """(adapter, key) of what an update uses up."""
+        return [(self.given[one.adapter].adapter.name, key) for key in one.update.sources]
+
+    def _set_idle(self, owned: Iterable[Owned], why: str) -> None:
+        self.idle.update({key: why for one in owned for key in self._keys(one)})
+
+
+def _of(tie: Tie, updates: Mapping[str, tuple[Update, ...]]) -> dict[str, tuple[Update, ...]]:
+    return {name: updates[name] for name in tie.members if name in updates}
+
+
+def _label(tie: Tie) -> str:
+    return " and ".join(tie.members)
+
+
+def _orientation(conv1d: Sequence[str], adapters: Sequence[Adapter]) -> list[str]:
+    """What was decided on weights that are stored (in, out)."""
+    if not conv1d:
+        return []
+    unsaid = [adapter.name for adapter in adapters if adapter.transposed_flag is False]
+    aside = f" (though the config of {', '.join(unsaid)} says fan_in_fan_out: false)" if unsaid else ""
+    return [f"{len(conv1d)} weights are stored (in, out), as {min(conv1d)}: the update is transposed{aside}"]
