@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from fixtures.peft_models import CASES, Case, make_adapter, save_base, tiny_llama
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 
+from fixtures.peft_models import (
+    CASES,
+    TIED_CASES,
+    Case,
+    TiedCase,
+    make_adapter,
+    save_base,
+    tiny_llama,
+    tiny_llama_classifier,
+)
 from loratools.linalg.rounding import ulp
 from loratools.operations.merge import merge
 
@@ -41,14 +55,31 @@ def build(case: Case, folder: Path, dtype: str) -> Built:
     return Built(base, folder / "adapter")
 
 
-def merged_by_peft(built: Built, folder: Path, *, adapters: Mapping[str, float] | None = None) -> Tensors:
+def merged_by_peft(built: Built, folder: Path) -> Tensors:
     """All tensors of PEFT's own merge in float64, as transformers saves them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        base = _auto(built.base).from_pretrained(built.base, dtype=torch.float64)
-        adapted = PeftModel.from_pretrained(base, built.adapter, autocast_adapter_dtype=False)
-        adapted.merge_and_unload().save_pretrained(folder)
+        adapted(load(built.base), built.adapter).merge_and_unload().save_pretrained(folder)
     return load_file(folder / "model.safetensors")
+
+
+def load(folder: Path) -> PreTrainedModel:
+    """A checkpoint as transformers loads it, in float64; fails where a tensor is missing or unknown."""
+    model, found = _auto(folder).from_pretrained(folder, dtype=torch.float64, output_loading_info=True)
+    assert not found["missing_keys"] and not found["unexpected_keys"] and not found["mismatched_keys"]
+    return model.eval()
+
+
+def adapted(model: PreTrainedModel, adapter: Path) -> PeftModel:
+    """The model with the adapter, as PEFT loads it, in float64."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False).eval()
+
+
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.arange(20).reshape(2, 10)).logits
 
 
 def _auto(base: Path) -> type:
@@ -74,7 +105,7 @@ def room(built: Built, name: str, weight: torch.Tensor, epsilon: float) -> np.nd
     held = load_file(built.adapter / "adapter_model.safetensors")
     for key, A in held.items():
         module = key.removeprefix("base_model.model.").partition(".lora_")[0]
-        if ".lora_A." not in key and ".lora_embedding_A" not in key or not _is_of(name, module):
+        if (".lora_A." not in key and ".lora_embedding_A" not in key) or not _is_of(name, module):
             continue
         B = held[key.replace("lora_A", "lora_B").replace("embedding_A", "embedding_B")]
         product = B.double().abs() @ A.double().abs()  # (out, in)
@@ -130,3 +161,85 @@ def _with_magnitudes(bound: np.ndarray, base: np.ndarray, want: np.ndarray) -> n
     """DoRA scales what was summed by m / norm, of which each rounds once more."""
     largest = np.abs(want).max() / np.abs(base).mean()
     return 4 * bound * max(1.0, largest)
+
+
+@pytest.mark.parametrize("case", TIED_CASES, ids=lambda case: case.name)
+def test_a_merged_tied_model_computes_what_its_adapter_was_trained_to(case: TiedCase, tmp_path: Path) -> None:
+    """As transformers loads it from the files; PEFT's own merge does so only where `peft_agrees`."""
+    base = save_base(tiny_llama(tied=True), tmp_path / "base")
+    make_adapter(tiny_llama(tied=True), tmp_path / "adapter", save=case.save, **case.options)
+    trained = logits(adapted(load(base), tmp_path / "adapter"))
+    merge(base, [tmp_path / "adapter"], tmp_path / "merged")
+    model = load(tmp_path / "merged")
+    assert model.config.tie_word_embeddings is case.stays_tied
+    torch.testing.assert_close(logits(model), trained, rtol=1e-5, atol=1e-5)
+    theirs = logits(adapted(load(base), tmp_path / "adapter").merge_and_unload())
+    assert torch.allclose(theirs, trained, rtol=1e-5, atol=1e-5) is case.peft_agrees
+
+
+@pytest.mark.parametrize("case", TIED_CASES, ids=lambda case: case.name)
+def test_a_tied_model_that_is_written_apart_computes_the_same(case: TiedCase, tmp_path: Path) -> None:
+    base = save_base(tiny_llama(tied=True), tmp_path / "base")
+    make_adapter(tiny_llama(tied=True), tmp_path / "adapter", save=case.save, **case.options)
+    merge(base, [tmp_path / "adapter"], tmp_path / "auto")
+    merge(base, [tmp_path / "adapter"], tmp_path / "apart", tied="untie")
+    apart = load(tmp_path / "apart")
+    assert not apart.config.tie_word_embeddings
+    torch.testing.assert_close(logits(apart), logits(load(tmp_path / "auto")))
+
+
+def test_a_vocabulary_that_grew_loads_with_its_rows(tmp_path: Path) -> None:
+    base = save_base(tiny_llama(), tmp_path / "base")
+    grown = tiny_llama()
+    grown.resize_token_embeddings(51)
+    make_adapter(
+        grown, tmp_path / "adapter", target_modules=["q_proj"], r=4, save={"save_embedding_layers": True}
+    )
+    merge(base, [tmp_path / "adapter"], tmp_path / "merged")
+    model = load(tmp_path / "merged")
+    assert model.config.vocab_size == 51
+    reference = load(base)
+    reference.resize_token_embeddings(51)
+    torch.testing.assert_close(
+        logits(model), logits(adapted(reference, tmp_path / "adapter")), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_the_head_of_another_task_comes_with_its_class(tmp_path: Path) -> None:
+    base = save_base(tiny_llama(), tmp_path / "base")
+    model = tiny_llama_classifier(labels=3)
+    model.model.load_state_dict(tiny_llama().model.state_dict())
+    make_adapter(model, tmp_path / "adapter", target_modules=["q_proj"], r=4, task_type="SEQ_CLS")
+    merge(base, [tmp_path / "adapter"], tmp_path / "merged")
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForSequenceClassification"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = AutoModelForSequenceClassification.from_pretrained(
+            tmp_path / "merged", dtype=torch.float64, pad_token_id=0
+        )
+        reference = tiny_llama_classifier(labels=3).double()
+        reference.model.load_state_dict(tiny_llama().model.state_dict())
+        trained = logits(PeftModel.from_pretrained(reference, tmp_path / "adapter").double().eval())
+    assert loaded.config.num_labels == 3
+    torch.testing.assert_close(logits(loaded.eval()), trained, rtol=1e-5, atol=1e-5)
+
+
+def test_two_adapters_and_weights_are_one_sum(tmp_path: Path) -> None:
+    """Against PEFT's own adapters, scaled, in float64; PEFT in bfloat16 rounds after each of them."""
+    base = save_base(tiny_llama(), tmp_path / "base", dtype=torch.bfloat16)
+    for seed, name in enumerate(("one", "two"), 1):
+        make_adapter(tiny_llama(), tmp_path / name, seed=seed, target_modules=["q_proj", "up_proj"], r=4)
+    merge(base, [f"{tmp_path / 'one'}=0.75", f"{tmp_path / 'two'}=-1.5"], tmp_path / "merged")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        both = adapted(load(base), tmp_path / "one")
+        both.load_adapter(tmp_path / "two", "two", autocast_adapter_dtype=False)
+        for module in both.modules():
+            if isinstance(module, LoraLayer):
+                module.scaling["default"] *= 0.75
+                module.scaling["two"] *= -1.5
+        exact = both.merge_and_unload(adapter_names=["default", "two"]).state_dict()
+    for name, tensor in load_file(tmp_path / "merged" / "model.safetensors").items():
+        same = tensor.double().numpy() == rounded_once(exact[name], "bfloat16")
+        assert same.mean() >= 0.999, name

@@ -1,0 +1,189 @@
+"""Reading two tensors side by side in blocks of rows: their difference, rows that differ, their hashes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from loratools.checkpoints.hashing import TensorHasher
+from loratools.checkpoints.raw import TensorReader
+from loratools.checkpoints.spec import TensorSpec
+from loratools.errors import LoratoolsError
+
+__all__ = ["Comparison", "Difference", "compare", "difference", "hash_tensor"]
+
+_BLOCK_BYTES = 4 * 2**20
+_PRECISION = {"float64": 4, "float32": 3, "float16": 2, "bfloat16": 1}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """tuned - base, and what was seen on the way."""
+
+    delta: torch.Tensor
+    base_norm: float
+    only_rounded: bool
+    """Dtypes differ, and base rounded to tuned's dtype is tuned: then nothing was learnt."""
+    base_root: str
+    tuned_root: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which of the rows that both tensors have differ; `changed_rows` is None where more than half do."""
+
+    changed: int
+    changed_rows: tuple[int, ...] | None
+    base_root: str
+    tuned_root: str
+
+
+class _Block(NamedTuple):
+    first: int
+    base: torch.Tensor
+    tuned: torch.Tensor
+
+
+def difference(base: TensorSpec, tuned: TensorSpec) -> Difference:
+    """tuned - base of two floating tensors of one shape.
+
+    The delta is float32 where both are float16 or bfloat16 (then the subtraction is exact or rounded once)
+    and float64 otherwise.
+
+    Raises:
+        LoratoolsError: values that are not finite on either side, with their count; a difference that the
+            delta's dtype cannot hold; a file that cannot be read.
+    """
+    wide = delta_dtype(base, tuned)
+    delta = torch.empty(tuned.shape, dtype=wide)
+    base_squares, rounded = 0.0, base.dtype != tuned.dtype and _narrows(base, tuned)
+    guards = (_Finite(base), _Finite(tuned))
+    hashers = (TensorHasher(), TensorHasher())
+    for block in _blocks(base, tuned, hashers):
+        first, last = block.first, block.first + len(block.tuned)
+        one, other = block.base.to(wide), block.tuned.to(wide)
+        base_squares += guards[0].look(one)
+        guards[1].look(other)
+        torch.sub(other, one, out=delta[first:last])
+        rounded = rounded and torch.equal(block.base.to(block.tuned.dtype), block.tuned)
+    for guard in guards:
+        guard.refuse()
+    return Difference(delta, math.sqrt(base_squares), rounded, hashers[0].root(), hashers[1].root())
+
+
+def compare(base: TensorSpec, tuned: TensorSpec) -> Comparison:
+    """Which rows differ, value by value; rows that only one side has are left out of the comparison.
+
+    Where the dtypes differ and tuned's is the narrower, base is rounded to it first.
+
+    Raises:
+        LoratoolsError: values that are not finite on either side, with their count; a file that cannot be
+            read.
+    """
+    changed: list[int] = []
+    guards = (_Finite(base), _Finite(tuned))
+    hashers = (TensorHasher(), TensorHasher())
+    narrows = _narrows(base, tuned)
+    for block in _blocks(base, tuned, hashers):
+        guards[0].look(block.base)
+        guards[1].look(block.tuned)
+        shared = min(len(block.base), len(block.tuned))
+        if not shared:
+            continue
+        one, other = block.base[:shared], block.tuned[:shared]
+        differs = (one.to(other.dtype) if narrows else one) != other
+        rows = differs.reshape(shared, -1).any(dim=1).nonzero().flatten()
+        changed.extend((rows + block.first).tolist())
+    for guard in guards:
+        guard.refuse()
+    few = 2 * len(changed) <= tuned.rows
+    return Comparison(len(changed), tuple(changed) if few else None, hashers[0].root(), hashers[1].root())
+
+
+def hash_tensor(spec: TensorSpec, *, finite: bool) -> str:
+    """The BLAKE3 block root of a tensor that is not compared with anything.
+
+    Raises:
+        LoratoolsError: `finite` is asked for and values are not, with their count; it cannot be read.
+    """
+    hasher, guard = TensorHasher(), _Finite(spec)
+    step = _rows_of_block(spec)
+    buffer = bytearray(max(1, step * spec.row_bytes))
+    with TensorReader(spec) as reader:
+        for first in range(0, spec.rows, step):
+            raw = reader.read(first, min(step, spec.rows - first), into=buffer)
+            hasher.update(raw.buffer)
+            if finite:
+                guard.look(raw.torch())
+    guard.refuse()
+    return hasher.root()
+
+
+def delta_dtype(base: TensorSpec, tuned: TensorSpec) -> torch.dtype:
+    """float32 for pairs of 16-bit tensors, float64 for all others."""
+    narrow = {"float16", "bfloat16"}
+    return torch.float32 if {base.dtype, tuned.dtype} <= narrow else torch.float64
+
+
+def _narrows(base: TensorSpec, tuned: TensorSpec) -> bool:
+    return _PRECISION.get(tuned.dtype, 0) < _PRECISION.get(base.dtype, 0)
+
+
+class _Finite:
+    """Counts the values of a tensor that are not finite, at the price of a sum where all are."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self._spec = spec
+        self._wrong = 0
+
+    def look(self, block: torch.Tensor) -> float:
+        """Takes a block; returns the sum of its squares, in float64 where float32 does not hold it."""
+        if not block.dtype.is_floating_point:
+            return 0.0
+        flat = block.reshape(-1)
+        squares = (
+            float(torch.linalg.vector_norm(flat, dtype=torch.promote_types(flat.dtype, torch.float32))) ** 2
+        )
+        if not math.isfinite(squares):
+            self._wrong += flat.numel() - int(flat.isfinite().count_nonzero())
+            squares = float(flat.double().square().nansum())
+        return squares
+
+    def refuse(self) -> None:
+        if self._wrong:
+            raise LoratoolsError(
+                f"{self._wrong} of {self._spec.elements} values are NaN or infinite",
+                file=self._spec.file,
+                tensor=self._spec.name,
+                hint="the checkpoint is broken: take another one",
+            )
+
+
+def _blocks(
+    base: TensorSpec, tuned: TensorSpec, hashers: tuple[TensorHasher, TensorHasher]
+) -> Iterator[_Block]:
+    """Both tensors block by block, rows of one beside the same rows of the other; hashed as they come.
+
+    The longer one's last blocks stand beside empty ones. Buffers are reused: a block lives until the next.
+    """
+    step = _rows_of_block(tuned)
+    with ExitStack() as stack:
+        readers = [stack.enter_context(TensorReader(spec)) for spec in (base, tuned)]
+        buffers = [bytearray(max(1, step * spec.row_bytes)) for spec in (base, tuned)]
+        for first in range(0, max(base.rows, tuned.rows), step):
+            values = []
+            for reader, buffer, hasher in zip(readers, buffers, hashers, strict=True):
+                count = max(0, min(step, reader.spec.rows - first))
+                raw = reader.read(first if count else 0, count, into=buffer)
+                hasher.update(raw.buffer)
+                values.append(raw.torch() if raw.spec.shape else raw.torch().reshape(1))
+            yield _Block(first, *values)
+
+
+def _rows_of_block(spec: TensorSpec) -> int:
+    return max(1, min(spec.rows, _BLOCK_BYTES // max(1, spec.row_bytes)))

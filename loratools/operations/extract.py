@@ -1,0 +1,185 @@
+"""`extract`: the low-rank adapter of a full fine-tune's difference from its base."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from loratools.checkpoints.publication import Publication
+from loratools.checkpoints.reference import open_checkpoint
+from loratools.engine.local import LocalEngine
+from loratools.engine.memory import PeakMemory
+from loratools.engine.progress import Progress
+from loratools.operations.base_name import base_name as name_of_base
+from loratools.operations.extract_assembly import assemble, vocabulary
+from loratools.operations.extract_findings import conclude, look_at_changes
+from loratools.operations.extract_options import FAILURE_PROBABILITY, ExtractOptions
+from loratools.operations.extract_plan import ExtractPlan, make_plan
+from loratools.operations.extract_report import module_rows, warnings_of
+from loratools.operations.pairing import Side
+from loratools.reports.report import Report, Totals
+
+__all__ = ["extract", "plan_extract", "run_extract"]
+
+
+def extract(
+    base: str | os.PathLike[str],
+    tuned: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    rank: int | None = None,
+    energy: float | None = None,
+    max_rank: int | None = None,
+    svd: str = "auto",
+    tolerance: float = 1e-3,
+    fold: str = "sqrt",
+    save_dtype: str = "float32",
+    targets: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    rest: str = "save",
+    unholdable: str = "refuse",
+    base_name: str | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Writes the adapter that, on `base`, comes as near to `tuned` as its rank allows.
+
+    Args:
+        base, tuned: paths or hub ids of two checkpoints of one architecture.
+        output: the adapter's folder.
+        rank: of every module; 16 if neither it nor `energy` is given.
+        energy: instead, the share in (0, 1] of each delta's squared norm to keep, at the least rank.
+        max_rank: the most that `energy` may choose.
+        svd: "auto" (randomized, until its certificate holds) or "exact" (LAPACK in float64).
+        tolerance: allowed excess of the residual over the optimum, as a share of it.
+        fold: where singular values go: "sqrt" (both factors), "A" or "B".
+        save_dtype: of the factors: "float32", "bfloat16" or "float16".
+        targets, exclude: regular expressions, searched for in module names: factor only, or none of, these.
+        rest: "save", "drop" or "refuse" changed tensors that are not factored.
+        unholdable: "refuse" or "drop" tensors that no adapter can hold, such as those that one side lacks.
+        base_name: what the adapter's config calls its base.
+        seed: of the randomized SVD.
+        workers: modules that are worked on side by side; by default as many as there are processors.
+        force: replace an output that exists.
+        dry_run: plan only; nothing is read but headers, and nothing is written.
+        progress: a watcher.
+
+    Raises:
+        UsageError: options that make no sense.
+        LoratoolsError: a checkpoint that cannot be read or holds values that are not finite, a pair or an
+            output that is refused; nothing has been written then.
+    """
+    options = ExtractOptions.of(
+        rank=rank,
+        energy=energy,
+        max_rank=max_rank,
+        svd=svd,
+        tolerance=tolerance,
+        fold=fold,
+        save_dtype=save_dtype,
+        targets=targets,
+        exclude=exclude,
+        rest=rest,
+        unholdable=unholdable,
+        base_name=base_name,
+        seed=seed,
+    )
+    started = time.perf_counter()
+    engine = LocalEngine(workers, progress)
+    with PeakMemory() as memory:
+        plan = plan_extract(base, tuned, Path(output), options=options, workers=engine.workers, force=force)
+        if dry_run:
+            seconds = time.perf_counter() - started
+            return Report.of_plan(
+                plan, version=_version(), seconds=seconds, peak_bytes=memory.peak_bytes, totals=None
+            )
+        return run_extract(plan, engine, memory=memory, started=started)
+
+
+def plan_extract(
+    base: str | os.PathLike[str],
+    tuned: str | os.PathLike[str],
+    output: Path,
+    *,
+    options: ExtractOptions,
+    workers: int = 1,
+    force: bool = False,
+) -> ExtractPlan:
+    """Opens both checkpoints and plans, from headers alone. Raises as `extract` does."""
+    opened = open_checkpoint(os.fspath(base))
+    return make_plan(
+        opened,
+        open_checkpoint(os.fspath(tuned)),
+        output,
+        options=options,
+        base_name=name_of_base(opened, options.base_name),
+        workers=workers,
+        force=force,
+    )
+
+
+def run_extract(
+    plan: ExtractPlan, engine: LocalEngine, *, memory: PeakMemory, started: float | None = None
+) -> Report:
+    """Reads, factors, assembles and publishes. `started`: when the verb began, by `time.perf_counter`.
+
+    Raises:
+        LoratoolsError: as `extract`; nothing is left behind then.
+    """
+    started = time.perf_counter() if started is None else started
+    assert plan.output is not None
+    with Publication(plan.output, force=plan.force, inputs=plan.inputs) as publication:
+        workspace = publication.folder / "factors"
+        workspace.mkdir()
+        read = {job.name: facts for job, facts in engine.run("reading", plan.reading, workspace)}
+        changes = look_at_changes(plan, read)
+        factors = {job.name: facts for job, facts in engine.run("factoring", plan.factoring, workspace)}
+        findings = conclude(plan, changes, factors)
+        rows = module_rows(plan, findings)
+        warnings = warnings_of(plan, findings, vocabulary(plan, findings))
+        roots: dict[tuple[Side, str], str] = {}
+        for told in [*(facts.roots for facts in read.values()), *(facts.roots for facts in factors.values())]:
+            roots.update(told)
+        assembled = assemble(
+            publication.folder,
+            workspace,
+            plan,
+            findings,
+            roots,
+            modules=rows,
+            version=_version(),
+            notes=warnings,
+        )
+        shutil.rmtree(workspace)
+        left = publication.publish()
+    return Report(
+        command="extract",
+        version=_version(),
+        output=plan.output,
+        coverage=findings.coverage,
+        warnings=(*plan.warnings, *warnings, *left),
+        seconds=time.perf_counter() - started,
+        peak_bytes=memory.peak_bytes,
+        modules=rows,
+        totals=Totals.of(
+            assembled.parameters, assembled.bytes, plan.pair.base.parameters, plan.pair.base.bytes
+        ),
+        details={
+            "base_name": plan.base_name,
+            "rest_bytes": assembled.rest_bytes,
+            "rest_share": assembled.rest_bytes / assembled.bytes if assembled.bytes else 0.0,
+            "failure_probability": FAILURE_PROBABILITY,
+        },
+    )
+
+
+def _version() -> str:
+    import loratools
+
+    return loratools.__version__

@@ -1,0 +1,69 @@
+"""What an extraction will at most write and hold, and about how long it takes: told from headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from loratools.checkpoints.spec import ITEM_BYTES
+from loratools.linalg.svd import SvdMethod
+from loratools.operations.delta import delta_dtype
+from loratools.operations.extract_job import FactorJob, ReadJob
+from loratools.operations.extract_options import ExtractOptions, Rest, Truncation
+from loratools.operations.pairing import Pair
+from loratools.operations.roles import Assignment, Role
+
+__all__ = ["most_held", "most_written", "seconds_of"]
+
+_READ_RATE = 4e8
+_MULTIPLY_RATE = 1.5e10
+"""Bytes and multiplications a second of one worker on a small server, behind the estimate of seconds."""
+
+_HEADER_BYTES = 512
+"""At most what a safetensors header holds on a tensor and its factors."""
+
+
+def most_written(pair: Pair, assignments: Mapping[str, Assignment], options: ExtractOptions) -> int:
+    """Bytes of the adapter's weights if everything changed; a tied embedding then stands under each name."""
+    total = sum(_HEADER_BYTES + _most_of_one(one, options) for one in assignments.values())
+    if pair.tie is not None and options.rest is Rest.SAVE:
+        unwritten = [name for name in pair.tie.members if name not in pair.tensors]
+        total += len(unwritten) * (_HEADER_BYTES + pair.tensors[pair.tie.embedding].spec.bytes)
+    return total
+
+
+def _most_of_one(assignment: Assignment, options: ExtractOptions) -> int:
+    spec, cut = assignment.tensor.spec, options.truncation
+    item = ITEM_BYTES[cut.save_dtype.value]
+    if assignment.role is Role.FACTOR:
+        least = min(spec.shape)
+        rank = min(cut.rank or cut.max_rank or least, least)
+        return max(rank * sum(spec.shape) * item, spec.bytes if cut.energy is not None else 0)
+    if assignment.role in (Role.COMPARE, Role.NEW_HEAD) and options.rest is Rest.SAVE:
+        return max(spec.bytes, 4 * spec.elements if len(spec.shape) == 1 else 0)
+    return 0
+
+
+def most_held(jobs: Sequence[FactorJob | ReadJob], cut: Truncation, workers: int) -> int:
+    """Bytes of the largest module's work, times the workers."""
+    return workers * max((_held(job, cut) for job in jobs if isinstance(job, FactorJob)), default=0)
+
+
+def _held(job: FactorJob, cut: Truncation) -> int:
+    """The delta and, for a Krylov space, some blocks of its sides; for LAPACK a few copies in float64."""
+    rows, columns = job.sides
+    item = 4 if str(delta_dtype(job.base, job.tuned)).endswith("32") else 8
+    delta = rows * columns * item
+    dense = cut.method is SvdMethod.EXACT or min(rows, columns) < 320 or cut.rank is None
+    block = (cut.rank or 0) + 8
+    return delta + (4 * rows * columns * 8 if dense else 12 * block * (rows + columns) * item)
+
+
+def seconds_of(job: FactorJob | ReadJob) -> float:
+    """Seconds that one worker needs for a job."""
+    seconds = job.bytes / _READ_RATE
+    if isinstance(job, FactorJob):
+        rows, columns = job.sides
+        least = min(rows, columns)
+        width = min(least, (job.cut.rank or least // 4) + 8)
+        seconds += 12 * rows * columns * width / _MULTIPLY_RATE
+    return seconds

@@ -1,0 +1,231 @@
+"""The jobs of `extract`: factor a delta, compare two tensors, hash one. They carry specs, no data."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from blake3 import blake3
+
+from loratools.checkpoints.spec import TensorSpec
+from loratools.errors import LoratoolsError
+from loratools.linalg.factors import fold
+from loratools.linalg.norms import frobenius_squared
+from loratools.linalg.ranks import breakeven_rank
+from loratools.linalg.rounding_torch import round_once
+from loratools.linalg.svd import Factorization, truncated_svd
+from loratools.operations.delta import Difference, compare, difference, hash_tensor
+from loratools.operations.extract_options import Truncation
+from loratools.operations.pairing import Side
+
+__all__ = ["CompareJob", "FactorFacts", "FactorJob", "Factors", "HashJob", "ReadFacts", "ReadJob"]
+
+_ROWS = 512
+
+Roots = Mapping[tuple[Side, str], str]
+"""Hashes by side and name on disk."""
+
+
+@dataclass(frozen=True)
+class ReadFacts:
+    """What reading told: which rows of a tensor differ (none where nothing was compared), and the hashes."""
+
+    changed: int
+    changed_rows: tuple[int, ...] | None
+    roots: Roots
+
+
+@dataclass(frozen=True)
+class HashJob:
+    """Hashes a tensor that is compared with nothing; a parameter (no buffer) must be finite."""
+
+    name: str
+    side: Side
+    spec: TensorSpec
+    parameter: bool
+
+    @property
+    def bytes(self) -> int:
+        return self.spec.bytes
+
+    def run(self, workspace: Path) -> ReadFacts:
+        return ReadFacts(0, (), {(self.side, self.spec.name): hash_tensor(self.spec, finite=self.parameter)})
+
+
+@dataclass(frozen=True)
+class CompareJob:
+    """Finds out whether two tensors differ: base and tuned, or embedding and head of one side."""
+
+    name: str
+    first: tuple[Side, TensorSpec]
+    second: tuple[Side, TensorSpec]
+
+    @property
+    def bytes(self) -> int:
+        return self.first[1].bytes + self.second[1].bytes
+
+    def run(self, workspace: Path) -> ReadFacts:
+        (one_side, one), (other_side, other) = self.first, self.second
+        found = compare(one, other)
+        roots = {(one_side, one.name): found.base_root, (other_side, other.name): found.tuned_root}
+        return ReadFacts(found.changed, found.changed_rows, roots)
+
+
+ReadJob = CompareJob | HashJob
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Factors as stored: A (r, in) and B (out, r), row-major bytes in two files of the workspace."""
+
+    rank: int
+    a_file: str
+    b_file: str
+    method: str
+    energy: float
+    residual: float
+    storage_error: float
+    excess: float | None
+    failure_probability: float
+
+
+@dataclass(frozen=True)
+class FactorFacts:
+    """What became of a module's delta: norm 0 is unchanged; changed without factors: to be saved whole."""
+
+    norm: float
+    base_norm: float
+    factors: Factors | None
+    roots: Roots = field(repr=False)
+    seconds: float = 0.0
+
+    @property
+    def changed(self) -> bool:
+        return self.norm > 0.0
+
+
+@dataclass(frozen=True)
+class FactorJob:
+    """Factors tuned - base of one linear layer.
+
+    `transposed`: the weight is stored (in, out). `whole_allowed`: where the rank that `--energy` needs costs
+    more than the matrix itself, no factors are made.
+    """
+
+    name: str
+    base: TensorSpec
+    tuned: TensorSpec
+    transposed: bool
+    cut: Truncation
+    whole_allowed: bool
+    failure_probability: float
+
+    @property
+    def bytes(self) -> int:
+        return self.base.bytes + self.tuned.bytes
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """(out, in)."""
+        rows, columns = self.tuned.shape
+        return (columns, rows) if self.transposed else (rows, columns)
+
+    def run(self, workspace: Path) -> FactorFacts:
+        started = time.perf_counter()
+        read = difference(self.base, self.tuned)
+        roots = {
+            (Side.BASE, self.base.name): read.base_root,
+            (Side.TUNED, self.tuned.name): read.tuned_root,
+        }
+        norm, factors = (0.0, None) if read.only_rounded else self._factor(read, workspace)
+        return FactorFacts(norm, read.base_norm, factors, roots, time.perf_counter() - started)
+
+    def _factor(self, read: Difference, workspace: Path) -> tuple[float, Factors | None]:
+        """The delta's norm and its factors: none where it is zero, or better saved whole."""
+        delta = read.delta.T if self.transposed else read.delta  # (out, in)
+        try:
+            found = self._decompose(delta)
+        except ValueError as error:
+            raise LoratoolsError(
+                f"the difference cannot be factored: {error}",
+                file=self.tuned.file,
+                tensor=self.tuned.name,
+                hint="the values of base and tuned are too far apart for their dtype",
+            ) from error
+        norm = math.sqrt(found.norm_squared)
+        rank = found.S.shape[0]
+        if rank == 0 or (self.whole_allowed and rank > breakeven_rank(*self.sides)):
+            return norm, None
+        return norm, self._store(delta, found, workspace)
+
+    def _decompose(self, delta: torch.Tensor) -> Factorization:
+        limit = self.cut.max_rank
+        if self.whole_allowed:
+            limit = min(limit or min(self.sides), breakeven_rank(*self.sides) + 1)
+        return truncated_svd(
+            delta,
+            rank=self.cut.rank,
+            energy=self.cut.energy,
+            max_rank=limit,
+            tolerance=self.cut.tolerance,
+            method=self.cut.method,
+            seed=self.seed,
+            failure_probability=self.failure_probability,
+        )
+
+    @property
+    def seed(self) -> int:
+        """The module's own, from the run's seed and the module's name: the same whatever runs beside it."""
+        digest = blake3(f"{self.cut.seed}\0{self.name}".encode()).digest(length=7)
+        return int.from_bytes(digest, "little")
+
+    def _store(self, delta: torch.Tensor, found: Factorization, workspace: Path) -> Factors:
+        A, B = fold(found.U.numpy(), found.S.numpy(), found.Vh.numpy(), self.cut.fold)
+        dtype: torch.dtype = getattr(torch, self.cut.save_dtype.value)
+        certificate = found.certificate
+        exact = [torch.from_numpy(factor) for factor in (A, B)]  # (r, in), (out, r)
+        stored = [round_once(factor, dtype) for factor in exact]
+        if not all(bool(factor.isfinite().all()) for factor in stored):
+            raise LoratoolsError(
+                f"the factors do not fit into {self.cut.save_dtype.value}",
+                tensor=self.tuned.name,
+                hint="store them with --save-dtype float32",
+            )
+        names = [f"{blake3(self.name.encode()).hexdigest(length=16)}.{letter}" for letter in "AB"]
+        for name, factor in zip(names, stored, strict=True):
+            (workspace / name).write_bytes(factor.contiguous().view(torch.uint8).numpy().data)
+        norm = math.sqrt(found.norm_squared)
+        about = certificate.residual
+        residual = _residual(delta, stored[0], stored[1], about=about) / norm
+        same = dtype is delta.dtype
+        before = residual if same else _residual(delta, exact[0], exact[1], about=about) / norm
+        return Factors(
+            rank=A.shape[0],
+            a_file=names[0],
+            b_file=names[1],
+            method=certificate.method,
+            energy=max(0.0, 1.0 - residual**2),
+            residual=residual,
+            storage_error=residual - before,
+            excess=certificate.excess,
+            failure_probability=certificate.failure_probability,
+        )
+
+
+def _residual(delta: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, *, about: float) -> float:
+    """||delta - B A||_F of the factors as stored, entry by entry, squares summed in float64.
+
+    Entries are float64, except where the delta is float32 and the residual, `about` so large beside the
+    delta, stands far above the rounding of a float32 product (6e-8 of it, four digits further down).
+    """
+    single = delta.dtype is torch.float32 and about > 1e-2
+    dtype = torch.float32 if single else torch.float64
+    A, B = lora_A.to(dtype), lora_B.to(dtype)
+    squares = 0.0
+    for rows, left in zip(torch.split(delta, _ROWS), torch.split(B, _ROWS), strict=True):
+        squares += frobenius_squared(torch.addmm(rows.to(dtype), left, A, alpha=-1.0))
+    return math.sqrt(squares)
