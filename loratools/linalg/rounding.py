@@ -1,4 +1,4 @@
-"""Floating-point formats as bits: bfloat16 without torch, one rounding instead of two, units in the last place.
+"""Floating-point formats as bits: bfloat16 without torch, one rounding instead of two, units in last place.
 
 Everything rounds to nearest, ties to even. A value that passes through an intermediate format is rounded
 twice, and where the first rounding lands on a tie of the second, wrongly. The cure is to make the first
@@ -50,10 +50,17 @@ def float32_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
         raise TypeError(f"expected float32, not {values.dtype}")
     bits = np.ascontiguousarray(values).view(np.uint32).reshape(values.shape)
     # Half a unit less one, plus one where the kept half is odd: carries exactly when rounding goes up.
-    odd = (bits >> np.uint32(16)) & np.uint32(1)
-    rounded = ((bits + (np.uint32(0x7FFF) + odd)) >> np.uint32(16)).astype(np.uint16)
-    quiet = ((bits >> np.uint32(16)) | np.uint32(0x0040)).astype(np.uint16)
-    return np.where(np.isnan(values), quiet, rounded)
+    carried = bits >> np.uint32(16)
+    carried &= np.uint32(1)
+    carried += np.uint32(0x7FFF)
+    carried += bits
+    carried >>= np.uint32(16)
+    rounded = carried.astype(np.uint16)
+    nan = np.isnan(values)
+    if nan.any():
+        quiet = (bits >> np.uint32(16)) | np.uint32(0x0040)
+        rounded = np.where(nan, quiet.astype(np.uint16), rounded)
+    return rounded
 
 
 def float64_to_bfloat16(values: NDArray[np.float64]) -> NDArray[np.uint16]:

@@ -10,7 +10,7 @@ import torch
 
 from .certificate import NEGLIGIBLE, Certificate, leading_eigenvalue_bounds, state_excess
 from .krylov import BlockKrylov, gaussian_block, wide
-from .norms import residual_squared, rounding_of_energy, rounding_of_products
+from .norms import Measured, residual_squared, rounding_of_energy, rounding_of_products
 from .ranks import rank_for_energy
 from .tail import tail_bound
 
@@ -53,7 +53,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Triplets:
-    """Leading singular triplets, in the matrix's dtype but for S in float64, and what they claim."""
+    """Leading singular triplets, in the dtype in which they will be kept, and what they claim."""
 
     U: torch.Tensor
     S: torch.Tensor
@@ -170,8 +170,8 @@ class _Search:
         return self._certified(coordinates[:, :rank], view)
 
     def _shrunken_tail(self) -> float:
-        """A guess, from the last look: noise, the slowest of spectra, was seen to shrink so [passes 4 to 12]."""
-        return self.tail_seen * (self.passes_seen / self.krylov.passes) ** 0.3
+        """A guess from the last look: noise, the slowest of spectra, was seen to shrink like this."""
+        return self.tail_seen * math.pow(self.passes_seen / self.krylov.passes, 0.3)
 
     def _bound_tail(self, view: _View) -> None:
         """Bound what the space leaves by a fresh random chain, as closely as `view` needs, if it can."""
@@ -200,8 +200,10 @@ class _Search:
         u, S, vh = torch.linalg.svd(triangle)
         U = (columns @ u).to(device=self.matrix.device, dtype=self.stored_as)
         Vh = ((onto @ vh.T).T.to(self.krylov.basis) @ self.krylov.basis).to(self.stored_as)
-        S = S.to(self.matrix.device)
-        residual = residual_squared(self.matrix, U, S, Vh, self.norm_squared)
+        S = S.to(U)
+        measured = residual_squared(self.matrix, U, S, Vh, self.norm_squared)
+        stored = view.rounding_of_factors(torch.finfo(self.stored_as).eps / 2.0)
+        residual = Measured(measured.value, measured.error + stored)
         excess, absolute = state_excess(residual, view.excess_energy(self.tail), self.norm_squared)
         if excess > (NEGLIGIBLE if absolute else self.goal.tolerance):
             self.drowns = self.stored_as == self.matrix.dtype == torch.float32
@@ -240,6 +242,16 @@ class _View:
     def excess_energy(self, tail: float) -> float:
         """Bound on the energy that the best approximation of this rank keeps beyond ours."""
         return float(self._leading(tail, self._disturbance).sum()) - self._kept
+
+    def rounding_of_factors(self, unit: float) -> float:
+        """How much the squared residual may change when U, S and V are rounded.
+
+        With R = A - A V V', R V = 0: rounding U and S matters in second order only, and rounding V by dV
+        changes the square by 2 <U'R, S dV'> = 2 <C, dV'>, where C = V'A'A (I - VV') is the coupling of what
+        is kept: nothing for converged vectors.
+        """
+        coupled = float(self._coupling[:, : self._rank].norm()) + self._disturbance * math.sqrt(self._rank)
+        return 2.0 * unit * math.sqrt(self._rank) * coupled + (3.0 * unit) ** 2 * self._norm_squared
 
     def holds(self, tail: float) -> bool:
         """Whether the goal would be certified if the tail were bounded so."""

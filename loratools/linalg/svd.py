@@ -101,7 +101,7 @@ def truncated_svd(
         found = _lapack_svd(tall, norm_squared, goal)
     U, Vh = (found.U, found.Vh) if tall is scaled else (found.Vh.T, found.U.T)
     U, Vh = _signed(U.to(delta.dtype), Vh.to(delta.dtype))
-    S = (found.S * 2.0**exponent).to(delta.dtype)
+    S = (wide(found.S) * 2.0**exponent).to(U)
     return Factorization(U, S, Vh, norm_squared * 2.0**exponent * 2.0**exponent, found.certificate)
 
 
@@ -167,7 +167,7 @@ def _lapack_svd(matrix: torch.Tensor, norm_squared: float, goal: Goal) -> Triple
     squares = S.square().cpu()
     total = float(squares.sum())
     rank = goal.rank_of(squares, total) or min(goal.max_rank, S.numel())
-    U, S, Vh = U[:, :rank].to(matrix), S[:rank].to(matrix.device), Vh[:rank].to(matrix)
+    U, S, Vh = U[:, :rank].to(matrix), S[:rank].to(matrix), Vh[:rank].to(matrix)
     residual = residual_squared(double, wide(U), wide(S), wide(Vh), norm_squared, shortcut=False)
     # LAPACK's values are off by a few units of rounding of the norm; see Higham 2002, §20 and Weyl's theorem.
     optimum = math.sqrt(float(squares[rank:].sum()))

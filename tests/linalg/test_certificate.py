@@ -1,4 +1,4 @@
-"""The certificate against LAPACK: on spectra that fool randomized methods it must never be below the truth."""
+"""The certificate against LAPACK: never below the truth, on spectra that fool randomized methods."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def check(delta: torch.Tensor, rank: int, tolerance: float, seed: int, optimum: 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("spectrum", sorted(SPECTRA))
 def test_the_bound_is_never_below_the_truth(spectrum: str, dtype: torch.dtype) -> None:
-    """16 spectra x 2 dtypes x 3 tolerances x 12 seeds = 1,152 runs; a loose tolerance tests the bound hardest."""
+    """16 spectra, 2 dtypes, 3 tolerances, 12 seeds: 1,152 runs; loose tolerances test the bound hardest."""
     delta = matrix_with(SPECTRA[spectrum](160), 192, seed=1, dtype=dtype)
     optimum = optimal_residual(delta, RANK)
     ran = Counter(
