@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 
 
 class Action(str, Enum):
@@ -45,7 +46,7 @@ class Coverage:
     def of(cls, rows: Iterable[CoverageRow]) -> Coverage:
         """Sorts the rows. Raises ValueError (a bug, not a user's error) where a tensor stands there twice."""
         ordered = tuple(sorted(rows, key=lambda row: (row.input, row.tensor)))
-        for one, next_one in zip(ordered, ordered[1:], strict=False):
+        for one, next_one in pairwise(ordered):
             if (one.input, one.tensor) == (next_one.input, next_one.tensor):
                 raise ValueError(f"{one.input} tensor {one.tensor} is covered twice")
         return cls(ordered)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from loratools.engine.blas import one_thread
 from loratools.engine.plan import Job
 from loratools.engine.progress import Progress, Silent
 
@@ -35,9 +36,11 @@ class LocalEngine:
         self.progress = progress or Silent()
 
     def run(
-        self, what: str, jobs: Sequence[Job[Result]], workspace: Path
+        self, what: str, jobs: Sequence[Job[Result]], workspace: Path, *, torch: bool = True
     ) -> Iterator[tuple[Job[Result], Result]]:
         """Yields each job with its result, in the order of `jobs`.
+
+        Jobs that do not use torch, which takes 2 s to import, say `torch=False`.
 
         At most `workers` jobs are under way and at most as many results wait, so memory does not follow the
         number of jobs. The first job that fails ends the run: those not begun are cancelled, and its error is
@@ -48,7 +51,7 @@ class LocalEngine:
         waiting: deque[tuple[Job[Result], Future[Result]]] = deque()
         pending = iter(jobs)
         try:
-            with _one_thread_a_job():
+            with _one_thread_a_job(torch):
                 for job in pending:
                     waiting.append((job, pool.submit(job.run, workspace)))
                     if len(waiting) > 2 * self.workers:
@@ -67,13 +70,19 @@ class LocalEngine:
 
 
 @contextmanager
-def _one_thread_a_job() -> Iterator[None]:
-    """Torch's own threads off for the time of a run, if torch is there."""
-    import torch
+def _one_thread_a_job(with_torch: bool) -> Iterator[None]:
+    """The libraries' own threads off for the time of a run: torch's, and those of the BLAS under numpy."""
+    import numpy as np  # noqa: F401 (brings its BLAS, which is to be found loaded)
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with one_thread():
+        if not with_torch:
+            yield
+            return
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loratools.engine.coverage import Coverage
+from loratools.engine.plan import Plan
 
 SCHEMA = 1
 
@@ -41,9 +42,9 @@ class ExtractedModule:
 
 @dataclass(frozen=True, slots=True)
 class MergedModule:
-    """A tensor that merge or unmerge changed. `kind` is the update's (`lora`, `dora`, `replace`, ...), joined by
-    `+` where several apply; `norm` is the Frobenius norm of what was added; `changed` the share of elements
-    that differ from before; `exact`, for unmerge, True or the share of elements that may be off, and
+    """A tensor that merge or unmerge changed. `kind` is the update's (`lora`, `dora`, `replace`, ...), joined
+    by `+` where several apply; `norm` is the Frobenius norm of what was added; `changed` the share of
+    elements that differ from before; `exact`, for unmerge, True or the share of elements that may be off, and
     `largest_difference` then the most by which they may be."""
 
     name: str
@@ -97,6 +98,36 @@ class InspectedItem:
     warnings: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedWork:
+    """What a dry run foretells: jobs, bytes read, at most written and at most held, and estimated seconds."""
+
+    jobs: int
+    read_bytes: int
+    write_bytes: int
+    memory_bytes: int
+    estimated_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of the demo: the command that does it, what came of it in a line, and how long it took."""
+
+    command: str
+    summary: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeldoutLoss:
+    """Mean next-token cross entropy, in nats, on text that none was trained on. `bytes` are the adapter's."""
+
+    model: str
+    rank: int | None
+    bytes: int | None
+    loss: float
+
+
 @dataclass(frozen=True)
 class Report:
     """The outcome of one verb. `modules` and `items` hold the verb's own row type; `details` its further keys
@@ -114,6 +145,31 @@ class Report:
     totals: Totals | None = None
     details: dict[str, Any] = field(default_factory=dict)
     dry_run: bool = False
+
+    @classmethod
+    def of_plan(
+        cls,
+        plan: Plan[Any],
+        *,
+        version: str,
+        seconds: float,
+        peak_bytes: int | None,
+        totals: Totals | None = None,
+    ) -> Report:
+        """What `--dry-run` reports: the plan's coverage and, under `plan`, the work that it foretells."""
+        work = PlannedWork(len(plan.jobs), plan.read_bytes, plan.write_bytes, plan.memory_bytes, plan.seconds)
+        return cls(
+            plan.command,
+            version,
+            plan.output,
+            plan.coverage,
+            plan.warnings,
+            seconds,
+            peak_bytes,
+            totals=totals,
+            details={"plan": work},
+            dry_run=True,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The object that `--json` prints: plain dicts, lists, strings, numbers and None."""

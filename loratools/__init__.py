@@ -1,0 +1,77 @@
+"""loratools: offline operations on model checkpoints and LoRA adapters.
+
+Each verb of the command line is a function here, with the same names and defaults:
+
+>>> import loratools
+>>> report = loratools.inspect(["adapter"])  # doctest: +SKIP
+>>> report = loratools.extract("base", "tuned", "adapter", rank=16)  # doctest: +SKIP
+
+Everything is imported on first use, so that `import loratools` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loratools.checkpoints.checkpoint import Checkpoint
+    from loratools.checkpoints.reference import open_checkpoint
+    from loratools.errors import LoratoolsError, UsageError
+    from loratools.operations.demo import demo
+    from loratools.operations.extract import extract
+    from loratools.operations.inspect import inspect
+    from loratools.operations.merge import merge
+    from loratools.operations.unmerge import unmerge
+    from loratools.reports.report import Report
+
+    __version__: str
+
+__all__ = [
+    "Checkpoint",
+    "LoratoolsError",
+    "Report",
+    "UsageError",
+    "__version__",
+    "demo",
+    "extract",
+    "inspect",
+    "merge",
+    "open_checkpoint",
+    "unmerge",
+]
+
+_HOMES = {
+    "Checkpoint": "loratools.checkpoints.checkpoint",
+    "LoratoolsError": "loratools.errors",
+    "Report": "loratools.reports.report",
+    "UsageError": "loratools.errors",
+    "demo": "loratools.operations.demo",
+    "extract": "loratools.operations.extract",
+    "inspect": "loratools.operations.inspect",
+    "merge": "loratools.operations.merge",
+    "open_checkpoint": "loratools.checkpoints.reference",
+    "unmerge": "loratools.operations.unmerge",
+}
+
+if not TYPE_CHECKING:  # a type checker sees the imports above, and so still finds misspelt names
+
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            value: object = _version()
+        elif name in _HOMES:
+            value = getattr(import_module(_HOMES[name]), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("loratools")
+    except PackageNotFoundError:  # a source tree on the path, not installed
+        return "0+unknown"

@@ -1,0 +1,68 @@
+"""How a report is shown: tables or JSON on stdout, warnings on stderr, progress on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from loratools.cli.options import Invocation
+from loratools.engine.progress import Progress
+from loratools.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from loratools.reports.report import Report
+
+ENDLESS = 100_000
+"""Columns of a page that is no terminal: wide enough that no name is cut or folded."""
+
+
+def show(report: Report, invocation: Invocation) -> None:
+    """Prints the report as the shared options ask for it."""
+    for warning in report.warnings:
+        click.echo(f"Warning: {printable(warning)}", err=True)
+    if invocation.as_json:
+        click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
+    elif not invocation.quiet:
+        from loratools.reports.tables import pages
+
+        out = console()
+        with out.capture() as drawn:  # rich would end the process where a reader has gone away
+            for page in pages(report, full=invocation.verbose or not out.is_terminal):
+                out.print(page, soft_wrap=isinstance(page, str))
+        click.echo(drawn.get(), nl=False)
+
+
+def announce(invocation: Invocation) -> Callable[[str], None] | None:
+    """Prints a line while a verb still runs; None where only the report, or nothing, is to be printed."""
+    if invocation.quiet or invocation.as_json:
+        return None
+    return click.echo
+
+
+@contextmanager
+def watch(invocation: Invocation) -> Iterator[Progress | None]:
+    """A progress bar on stderr if that is a terminal and nothing forbids it; else None."""
+    if invocation.quiet or invocation.as_json or not sys.stderr.isatty():
+        yield None
+        return
+    from loratools.cli.bar import Bar
+
+    with Bar() as bar:
+        yield bar
+
+
+def console() -> Console:
+    """Stdout as rich draws on it: NO_COLOR is respected, and what is piped keeps whole names."""
+    from rich.console import Console
+
+    out = Console(file=sys.stdout, highlight=False, emoji=False, markup=False)
+    if not out.is_terminal:
+        out.width = ENDLESS
+    return out

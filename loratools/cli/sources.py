@@ -1,0 +1,59 @@
+"""What a verb works on and where it writes: the references of the line, or the bundled sample without any."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from loratools.cli.options import Invocation
+from loratools.errors import UsageError
+from loratools.operations.bare import ADAPTER, BASE, TUNED, Target, bare_run
+from loratools.operations.references import SortedReferences, sort_references
+
+
+@contextmanager
+def destination(verb: str, invocation: Invocation, *, bare: bool) -> Iterator[Target]:
+    """Where `verb` writes: `-o`, or a bare run's place in the current folder."""
+    if bare and invocation.output is None:
+        with bare_run(verb, force=invocation.force, dry_run=invocation.dry_run) as target:
+            yield target
+    else:
+        yield Target(Path(invocation.target()), invocation.force)
+
+
+def pair(references: Sequence[str]) -> tuple[str, str]:
+    """Base and tuned."""
+    if not references:
+        return BASE, TUNED
+    if len(references) != 2:
+        raise UsageError(
+            f"extract takes two checkpoints, a base and its fine-tune, and got {len(references)}",
+            hint="see 'loratools extract --help'",
+        )
+    return references[0], references[1]
+
+
+def base_and_adapters(references: Sequence[str]) -> SortedReferences:
+    """The base, None where the one adapter's config is to name it, and the adapters."""
+    return sort_references(references or (BASE, ADAPTER))
+
+
+@contextmanager
+def merged_and_adapters(
+    references: Sequence[str], weights: Sequence[float]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """The merged checkpoint and the adapters in it; without references the sample's, merged first."""
+    if references:
+        sources = sort_references(references)
+        if sources.checkpoint is None:
+            raise UsageError("no merged checkpoint was given", hint="name it beside its adapters")
+        yield sources.checkpoint, sources.adapters
+        return
+    from loratools.operations.merge import merge
+
+    with tempfile.TemporaryDirectory(prefix="loratools-") as folder:
+        merged = Path(folder) / "merged"
+        merge(BASE, [ADAPTER], merged, weights=list(weights) or None)
+        yield str(merged), (ADAPTER,)

@@ -1,0 +1,65 @@
+"""`loratools unmerge`."""
+
+from __future__ import annotations
+
+import click
+
+from loratools.cli import options
+from loratools.cli.options import Invocation
+
+
+@click.command("unmerge", cls=options.Verb)
+@click.argument("references", nargs=-1, metavar="[MERGED ADAPTER...]")
+@click.option(
+    "--weight",
+    "weights",
+    type=float,
+    multiple=True,
+    metavar="F",
+    help="Weight that an adapter was merged with; once for each, in their order. Or inline: ADAPTER=0.8.",
+)
+@click.option("--allow-unmatched", is_flag=True, help="Go on where keys of an adapter find no tensor.")
+@options.writes
+@options.runs
+@options.talks
+@click.pass_obj
+def unmerge(
+    invocation: Invocation,
+    references: tuple[str, ...],
+    weights: tuple[float, ...],
+    allow_unmatched: bool,
+) -> None:
+    """Take merged adapters off again.
+
+    MERGED is a checkpoint that the ADAPTERs were merged into. What they added is subtracted, and the report
+    says how far the result may be off from the base. What a merge replaced is not there any more and cannot
+    be subtracted: that is refused.
+
+    \b
+    Example:
+      loratools unmerge ./merged ./adapter -o ./base-again
+
+    Without references it merges the bundled sample first, and writes loratools-sample/unmerge.
+    """
+    from loratools.cli.render import show, watch
+    from loratools.cli.sources import destination, merged_and_adapters
+
+    with (
+        destination("unmerge", invocation, bare=not references) as target,
+        merged_and_adapters(references, weights) as (merged, adapters),
+        watch(invocation) as progress,
+    ):
+        from loratools.operations.unmerge import unmerge as run  # after the words are known to be right
+
+        report = run(
+            merged,
+            adapters,
+            target.path,
+            weights=list(weights) or None,
+            allow_unmatched=allow_unmatched,
+            workers=invocation.workers,
+            force=target.force,
+            dry_run=invocation.dry_run,
+            progress=progress,
+        )
+    show(report, invocation)

@@ -1,0 +1,48 @@
+"""Which references are checkpoints and which are adapters: told from headers, never from their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loratools.checkpoints.checkpoint import Kind
+from loratools.checkpoints.reference import open_checkpoint, split_weight
+from loratools.errors import UsageError
+
+
+@dataclass(frozen=True)
+class SortedReferences:
+    """The checkpoint, if one was named, and the adapters in their order, perhaps with weights inline."""
+
+    checkpoint: str | None
+    adapters: tuple[str, ...]
+
+
+def sort_references(references: Sequence[str]) -> SortedReferences:
+    """Opens each reference, from its headers, and sorts them into one checkpoint and its adapters.
+
+    Args:
+        references: paths or hub ids, an adapter perhaps with a weight (`adapter=0.8`).
+
+    Raises:
+        UsageError: two checkpoints, no adapter, or a weight on a checkpoint.
+        LoratoolsError: a reference cannot be opened.
+    """
+    checkpoints: list[str] = []
+    adapters: list[str] = []
+    for written in references:
+        reference, weight = split_weight(written)
+        if open_checkpoint(reference).kind is Kind.ADAPTER:
+            adapters.append(written)
+        elif weight is not None:
+            raise UsageError("a weight stands on a checkpoint", file=written, hint="weights are for adapters")
+        else:
+            checkpoints.append(reference)
+    if len(checkpoints) > 1:
+        raise UsageError(
+            f"two checkpoints were given, {checkpoints[0]} and {checkpoints[1]}",
+            hint="name one checkpoint and its adapters",
+        )
+    if not adapters:
+        raise UsageError("no adapter was given", hint="name an adapter after the checkpoint")
+    return SortedReferences(next(iter(checkpoints), None), tuple(adapters))

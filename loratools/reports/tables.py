@@ -1,0 +1,103 @@
+"""A report as pages for a terminal or a pipe: rich tables and lines of text, made from the report alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+
+from loratools.errors import printable
+from loratools.reports import fates, words
+from loratools.reports.columns import Column, table
+from loratools.reports.modules import module_tables
+from loratools.reports.report import HeldoutLoss, InspectedItem, PlannedWork, Report, Totals
+
+Page = Table | str
+
+
+def pages(report: Report, *, full: bool) -> Iterator[Page]:
+    """What to print of `report`, from top to bottom.
+
+    Args:
+        full: every row and every name; otherwise many modules are summed up and long lists of names cut.
+    """
+    if report.items is not None:
+        yield from map(_card, report.items)
+    if report.modules is not None:
+        yield from module_tables(report.modules, full=full)
+    if report.coverage is not None:
+        yield from fates.counts(report.coverage)
+        shown = fates.everything if report.dry_run else fates.explained
+        yield from shown(report.coverage, full=full)
+    for value in report.details.values():
+        yield from _detail(value)
+    if report.totals is not None:
+        yield _totals(report.totals)
+    yield from _extraction(report.details)
+    yield _closing(report)
+
+
+def _card(item: InspectedItem) -> str:
+    """What an inspected reference is, in a few lines that fit any terminal."""
+    told = [", ".join(filter(None, (item.kind, item.format, item.dtype)))]
+    told.append(f"{item.tensors:,} tensors, {item.parameters:,} parameters, {words.size(item.bytes)}")
+    if item.rank is not None:
+        told.append(f"rank {words.several(item.rank)}, alpha {words.several(item.alpha)}")
+    if item.targets:
+        told.append(f"targets {', '.join(item.targets)}")
+    told.extend(f"note: {warning}" for warning in item.warnings)
+    return "\n    ".join(map(printable, (item.reference, *told)))
+
+
+def _detail(value: object) -> Iterator[Page]:
+    """Further results that have a look of their own; plain ones stand in --json only."""
+    if isinstance(value, PlannedWork):
+        yield _work(value)
+    elif isinstance(value, tuple) and value and all(isinstance(row, HeldoutLoss) for row in value):
+        yield table("Held-out loss", _LOSS, value)
+
+
+def _work(work: PlannedWork) -> str:
+    return (
+        f"{work.jobs} jobs would read {words.size(work.read_bytes)}, write at most "
+        f"{words.size(work.write_bytes)} and hold at most {words.size(work.memory_bytes)}, in about "
+        f"{words.seconds(work.estimated_seconds)}"
+    )
+
+
+def _totals(totals: Totals) -> str:
+    line = f"{totals.parameters:,} parameters, {words.size(totals.bytes)}"
+    if totals.ratio_bytes is None or totals.ratio_parameters is None or totals.ratio_parameters < 1.1:
+        return line  # a checkpoint beside a checkpoint: nothing was saved
+    return (
+        f"{line}; the base has {words.number(totals.ratio_parameters, 3)} times as many parameters "
+        f"and {words.number(totals.ratio_bytes, 3)} times the bytes"
+    )
+
+
+def _extraction(details: dict[str, Any]) -> Iterator[str]:
+    """What an extraction says of itself as a whole."""
+    if rest := details.get("rest_bytes"):
+        yield f"what was saved whole takes {words.size(rest)} of it, {words.share(details.get('rest_share'))}"
+    if chance := details.get("failure_probability"):
+        yield f"the bounds on the excess hold, but for a chance of {words.number(chance)} that one does not"
+
+
+def _closing(report: Report) -> str:
+    parts = [words.seconds(report.seconds)]
+    if report.peak_bytes is not None:
+        parts.append(f"{words.size(report.peak_bytes)} of memory at most")
+    if report.output is not None and report.dry_run:
+        parts.insert(0, f"nothing was written to {report.output}")
+    elif report.output is not None:
+        parts.insert(0, f"wrote {report.output}")
+    return printable(f"{report.command}: {', '.join(parts)}")
+
+
+_LOSS: tuple[Column[HeldoutLoss], ...] = (
+    Column("model", lambda row: row.model, text=True),
+    Column("rank", lambda row: "-" if row.rank is None else str(row.rank)),
+    Column("adapter bytes", lambda row: "-" if row.bytes is None else words.size(row.bytes)),
+    Column("nats per token", lambda row: f"{row.loss:.3f}"),
+)

@@ -1,0 +1,172 @@
+"""The command line as a process: signals, pipes, a full disk, completion."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import loratools
+
+ROOT = Path(loratools.__file__).parent.parent
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and pipes of POSIX")
+
+# The real command, but its engine stops after the first job and says so, with the output half written.
+STOPPING = """
+import sys, time
+from loratools.engine.local import LocalEngine
+
+run = LocalEngine.run
+
+def stopping(self, *words, **options):
+    for done in run(self, *words, **options):
+        yield done
+        print("half way", flush=True)
+        time.sleep(60)
+
+LocalEngine.run = stopping
+from loratools.cli.app import main
+main()
+"""
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+def loratools_process(*line: str, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "loratools", *line],
+        cwd=cwd,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def as_in_a_terminal() -> None:
+    """Ctrl-C works in the child even if the tests themselves run in the background, where it is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@posix
+@pytest.mark.parametrize(
+    ("verb", "number", "code", "says"),
+    [("extract", signal.SIGINT, 130, "interrupted"), ("merge", signal.SIGTERM, 143, "terminated")],
+    ids=["Ctrl-C", "SIGTERM"],
+)
+def test_a_signal_leaves_nothing_behind(
+    verb: str, number: signal.Signals, code: int, says: str, tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPING, verb, "-o", "out"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=as_in_a_terminal,
+    ) as process:
+        assert process.stdout is not None
+        half_way = process.stdout.readline()
+        begun = [path.name.partition(".partial-")[0] for path in tmp_path.iterdir()]
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert half_way == "half way\n", errors
+    assert begun == ["out"]
+    assert process.returncode == code
+    assert errors == f"Error: {says}; an unfinished output is never published\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix
+def test_a_reader_that_goes_away_is_no_error(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "loratools", "inspect"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_stdout_is_one_line(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "loratools", "inspect", "--json"],
+            cwd=tmp_path,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "Error: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "at", "offered"),
+    [("loratools un", 1, ["unmerge"]), ("loratools extract --save", 2, ["--save-dtype"])],
+    ids=["verb", "option"],
+)
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell: str, words: str, at: int, offered: list[str], tmp_path: Path) -> None:
+    current = words.split()[-1]
+    done = loratools_process(
+        cwd=tmp_path,
+        _LORATOOLS_COMPLETE=f"{shell}_complete",
+        COMP_WORDS=words,
+        COMP_CWORD=current if shell == "fish" else str(at),
+    )
+    assert done.stderr == ""
+    for word in offered:
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_completion_script_names_the_command(shell: str, tmp_path: Path) -> None:
+    done = loratools_process(cwd=tmp_path, _LORATOOLS_COMPLETE=f"{shell}_source")
+    assert done.returncode == 0
+    assert "_LORATOOLS_COMPLETE" in done.stdout
+
+
+def test_inspect_is_quick_enough_to_be_asked_in_passing(tmp_path: Path) -> None:
+    """No time is measured here: what costs time is an import, and which there are is certain."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys\nfrom loratools.cli.app import application\n"
+            "try: application.main(['inspect', '--json'], prog_name='loratools')\n"
+            "except SystemExit: print(*(m for m in sys.modules if '.' not in m), file=sys.stderr)",
+        ],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not {"torch", "scipy", "transformers", "peft", "rich"} & set(done.stderr.split())
+
+
+@posix
+def test_the_sigterm_handler_is_only_set_for_the_process_of_the_command() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    from loratools.cli import app
+
+    assert callable(app.main)
+    assert signal.getsignal(signal.SIGTERM) is before

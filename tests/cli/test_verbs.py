@@ -1,0 +1,264 @@
+"""Every verb through the command line on the bundled sample: what it writes, prints and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from loratools.cli.app import application
+
+BASE, TUNED, ADAPTER = "loratools-sample/base", "loratools-sample/tuned", "loratools-sample/lora-r8"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+
+
+def run(*line: str) -> Result:
+    return CliRunner().invoke(application, list(line), prog_name="loratools")
+
+
+def done(*line: str) -> Result:
+    """A run that has to succeed."""
+    result = run(*line)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def refused(code: int, *line: str) -> str:
+    """The one line of a run that has to fail with `code`."""
+    result = run(*line)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr.removeprefix("Error: ").rstrip("\n")
+
+
+def contents(folder: Path | str) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()
+    }
+
+
+WRITTEN = {
+    "extract": "adapter_model.safetensors",
+    "merge": "model.safetensors",
+    "unmerge": "model.safetensors",
+}
+
+
+@pytest.mark.parametrize(("verb", "weights"), WRITTEN.items(), ids=WRITTEN)
+def test_a_bare_verb_works_on_the_sample_and_replaces_its_own(verb: str, weights: str, folder: Path) -> None:
+    first = done(verb)
+    target = folder / "loratools-sample" / verb
+    assert (target / weights).exists()
+    assert f"{verb}: wrote loratools-sample/{verb}, " in first.stdout
+    before = contents(target)
+    done(verb)
+    assert contents(target) == before
+    (target / "loratools.json").write_text("{}")
+    assert refused(1, verb) == (
+        f"exists, and no run without references left it (loratools-sample/{verb}); "
+        "move it, name another folder with -o, or replace it with --force"
+    )
+    assert contents(target)["loratools.json"] == b"{}"
+    done(verb, "--force")
+    assert contents(target) == before
+
+
+def test_a_bare_verb_may_write_elsewhere(folder: Path) -> None:
+    done("merge", "-o", "mine")
+    assert [path.name for path in folder.iterdir()] == ["mine"]
+
+
+def test_bare_inspect_shows_the_whole_sample() -> None:
+    text = done("inspect").stdout
+    for name in ("base", "tuned", "lora-r4", "lora-r8", "lora-r8-seed2", "lora-r16", "lora-r64"):
+        assert f"loratools-sample/{name}\n" in text
+
+
+LINES = {
+    "extract": ("extract", BASE, TUNED, "--rank", "2", "-o", "out"),
+    "merge": ("merge", BASE, ADAPTER, "-o", "out"),
+    "unmerge": ("unmerge",),
+}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_a_dry_run_tells_the_plan_and_writes_nothing(line: tuple[str, ...], folder: Path) -> None:
+    text = done(*line, "--dry-run").stdout
+    assert "jobs would read" in text
+    assert "nothing was written to" in text
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES)
+def test_quiet_prints_nothing_but_warnings(line: tuple[str, ...]) -> None:
+    result = done(*line, "--quiet")
+    assert result.stdout == ""
+    assert all(line.startswith("Warning: ") for line in result.stderr.splitlines())
+
+
+MODULE_KEYS = {
+    "extract": {"name", "shape", "dtype", "rank", "alpha", "method", "norm", "energy", "residual", "excess"},
+    "merge": {"name", "shape", "dtype", "kind", "scaling", "norm", "changed"},
+    "unmerge": {"name", "shape", "dtype", "kind", "scaling", "norm", "changed", "exact"},
+}
+
+ACTIONS = {"factored", "saved", "merged", "applied", "replaced", "added", "copied", "unchanged", "dropped"}
+
+
+@pytest.mark.parametrize("verb", LINES)
+def test_json_is_one_object_with_the_keys_that_scripts_rely_on(verb: str) -> None:
+    result = done(*LINES[verb], "--json")
+    report: dict[str, Any] = json.loads(result.stdout)
+    assert result.stderr.splitlines() == [f"Warning: {warning}" for warning in report["warnings"]]
+    assert {key: report[key] for key in ("schema", "command", "ok")} == {
+        "schema": 1,
+        "command": verb,
+        "ok": True,
+    }
+    assert {"version", "output", "modules", "coverage", "warnings", "seconds", "peak_bytes"} <= report.keys()
+    assert report["modules"]
+    assert all(MODULE_KEYS[verb] <= module.keys() for module in report["modules"])
+    assert {row["action"] for row in report["coverage"]} <= ACTIONS
+    assert all({"input", "tensor", "action", "reason", "bytes"} == row.keys() for row in report["coverage"])
+    places = [(row["input"], row["tensor"]) for row in report["coverage"]]
+    assert len(set(places)) == len(places)
+    assert Path(report["output"]).is_dir()
+
+
+@pytest.mark.parametrize("no_color", [None, "1"], ids=["colour", "NO_COLOR"])
+def test_piped_tables_keep_whole_names_and_have_no_escapes(no_color: str | None) -> None:
+    result = CliRunner(env={"COLUMNS": "40", "NO_COLOR": no_color}).invoke(
+        application, ["extract", BASE, TUNED, "--rank", "2", "-o", "out"], prog_name="loratools"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "model.layers.0.self_attn.q_proj  " in result.stdout
+    assert "\x1b" not in result.stdout
+
+
+def test_json_of_inspect() -> None:
+    report = json.loads(done("inspect", ADAPTER, "--json").stdout)
+    (item,) = report["items"]
+    assert item["kind"] == "adapter"
+    assert (item["rank"], item["alpha"]) == (8, 16)
+    assert set(item["targets"]) == {
+        *("q_proj", "k_proj", "v_proj", "o_proj"),
+        *("gate_proj", "up_proj", "down_proj"),
+    }
+
+
+def test_the_order_of_base_and_adapter_does_not_matter(folder: Path) -> None:
+    done("merge", BASE, ADAPTER, "-o", "one")
+    done("merge", ADAPTER, BASE, "-o", "other")
+    done("merge", ADAPTER, "-o", "alone")
+    assert contents("one") == contents("other") == contents("alone")
+
+
+def test_weights_inline_and_by_option_are_the_same() -> None:
+    two = "loratools-sample/lora-r4"
+    done("merge", BASE, f"{ADAPTER}=0.5", f"{two}=-2", "-o", "inline")
+    done("merge", BASE, ADAPTER, two, "--weight", "0.5", "--weight", "-2", "-o", "option")
+    done("merge", BASE, ADAPTER, two, "-o", "plain")
+    assert contents("inline") == contents("option")
+    assert contents("inline") != contents("plain")
+
+
+def test_unmerge_takes_the_weight_of_the_merge() -> None:
+    done("merge", BASE, f"{ADAPTER}=0.5", "-o", "merged")
+    report = json.loads(done("unmerge", "merged", f"{ADAPTER}=0.5", "-o", "back", "--json").stdout)
+    assert all(module["exact"] is True or module["exact"] < 0.6 for module in report["modules"])
+    assert "back" in report["output"]
+
+
+def test_an_extracted_adapter_merges_into_the_base_that_it_names() -> None:
+    done("extract", BASE, TUNED, "-o", "adapter")
+    done("merge", "adapter", "-o", "merged")
+    assert Path("merged/model.safetensors").exists()
+
+
+def test_one_file_where_the_format_is_one_file(folder: Path) -> None:
+    done("merge", BASE, ADAPTER, "-o", "merged.safetensors")
+    assert [path.name for path in folder.iterdir()] == ["merged.safetensors"]
+
+
+REFUSALS: dict[str, tuple[int, tuple[str, ...], str]] = {
+    "no such file": (1, ("inspect", "absent/base/x"), "no such file or folder (absent/base/x)"),
+    "no such base": (1, ("extract", "absent/base/x", TUNED, "-o", "out"), "absent/base/x"),
+    "two checkpoints": (2, ("merge", BASE, TUNED, "-o", "out"), "two checkpoints were given"),
+    "no adapter": (2, ("merge", BASE, "-o", "out"), "no adapter was given"),
+    "nothing merged": (2, ("unmerge", ADAPTER, "-o", "out"), "no merged checkpoint was given"),
+    "a weight on a checkpoint": (2, ("merge", f"{BASE}=0.5", ADAPTER, "-o", "out"), "a weight stands on"),
+    "weights twice": (2, ("merge", BASE, f"{ADAPTER}=1", "--weight", "1", "-o", "out"), "use one of the two"),
+    "too many weights": (2, ("merge", BASE, ADAPTER, *("--weight", "1") * 2, "-o", "out"), "2 weights for 1"),
+    "rank and energy": (
+        2,
+        ("extract", BASE, TUNED, "--rank", "2", "--energy", "0.5", "-o", "out"),
+        "--energy",
+    ),
+    "energy of 2": (2, ("extract", BASE, TUNED, "--energy", "2", "-o", "out"), "--energy"),
+    "no pattern": (2, ("extract", BASE, TUNED, "--targets", "(", "-o", "out"), "--targets"),
+    "no size": (2, ("merge", BASE, ADAPTER, "--shard-size", "many", "-o", "out"), "no shard size"),
+    "an adapter for a checkpoint": (
+        2,
+        ("extract", BASE, ADAPTER, "-o", "out"),
+        "is an adapter, not a checkpoint",
+    ),
+    "an adapter in one file": (2, ("extract", BASE, TUNED, "-o", "out.safetensors"), "out.safetensors"),
+}
+
+
+@pytest.mark.parametrize(("code", "line", "says"), REFUSALS.values(), ids=REFUSALS)
+def test_refusals(code: int, line: tuple[str, ...], says: str, folder: Path) -> None:
+    assert says in refused(code, *line)
+    assert list(folder.iterdir()) == []
+
+
+def test_an_output_that_exists_is_kept(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "mine").write_text("mine")
+    assert "out" in refused(1, "merge", BASE, ADAPTER, "-o", "out")
+    assert contents("out") == {"mine": b"mine"}
+    refused(1, "merge", BASE, ADAPTER, "-o", "out", "--force")
+    assert contents("out") == {"mine": b"mine"}, "a folder that holds no model is not for --force to remove"
+
+
+def test_force_puts_the_new_output_in_the_place_of_the_old(folder: Path) -> None:
+    done("merge", BASE, f"{ADAPTER}=0.5", "-o", "out")
+    half = contents("out")
+    refused(1, "merge", BASE, ADAPTER, "-o", "out")
+    assert contents("out") == half
+    done("merge", BASE, ADAPTER, "-o", "out", "--force")
+    done("merge", BASE, ADAPTER, "-o", "new")
+    assert contents("out") == contents("new")
+
+
+def test_an_output_inside_an_input_is_refused(folder: Path) -> None:
+    done("merge", BASE, ADAPTER, "-o", "base")
+    before = contents("base")
+    refused(1, "merge", "base", ADAPTER, "-o", "base/merged", "--force")
+    refused(1, "merge", "base", ADAPTER, "-o", "base", "--force")
+    assert contents("base") == before
+
+
+def test_failure_in_json_names_the_file() -> None:
+    result = run("inspect", "absent/base/x", "--json")
+    assert result.exit_code == 1
+    failure = json.loads(result.stdout)
+    assert failure["ok"] is False
+    assert failure["error"]["file"] == "absent/base/x"
+
+
+def test_workers_do_not_change_what_is_written() -> None:
+    done("extract", BASE, TUNED, "--rank", "4", "-o", "one", "--workers", "1")
+    done("extract", BASE, TUNED, "--rank", "4", "-o", "three", "--workers", "3")
+    assert contents("one") == contents("three")

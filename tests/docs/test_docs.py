@@ -1,0 +1,112 @@
+"""The documents against the code: help pages, the tree, the commands, the links; their examples are run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from fixtures.docs_blocks import DOCS, documents, filled, help_page, verbs_with_help
+from loratools.cli.app import VERBS, application
+
+ROOT = DOCS.parent
+README = ROOT / "README.md"
+PAGES = [README, *documents()]
+
+pages = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The contents of a page's code blocks in one of the languages, in order."""
+    found = re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [code.strip() for language, code in found if language in languages]
+
+
+def commands() -> list[tuple[Path, list[str]]]:
+    """Every `loratools` command that stands in a block of a page, by itself or after a prompt."""
+    return [
+        (page, shlex.split(line.removeprefix("$ "))[1:])
+        for page in PAGES
+        for block in blocks(page, "sh", "console", "text")
+        for line in block.splitlines()
+        if line.removeprefix("$ ").startswith("loratools ") and "…" not in line
+    ]
+
+
+@pages
+def test_what_is_made_from_the_code_is_up_to_date(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert filled(text) == text, "run python -m fixtures.docs_blocks"
+
+
+def test_every_verb_has_a_page_with_its_help() -> None:
+    for verb in VERBS:
+        assert verbs_with_help((DOCS / "verbs" / f"{verb}.md").read_text(encoding="utf-8")) == [verb]
+        assert f"verbs/{verb}" in (DOCS / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_help_page_in_the_documents_is_the_one_that_is_printed() -> None:
+    printed = CliRunner().invoke(
+        application, ["merge", "--help"], prog_name="loratools", env={"COLUMNS": "100"}
+    )
+    assert printed.stdout.rstrip("\n") == help_page("merge")
+
+
+def test_the_readme_has_every_verb() -> None:
+    table = [line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    assert [line.split()[2].strip("`") for line in table] == list(VERBS)
+
+
+def test_the_readmes_first_two_commands_are_all_the_set_up() -> None:
+    assert blocks(README, "sh", "bash", "shell", "console")[:2] == [
+        "pip install torch==2.13.0 '.[transformers]' && loratools demo",
+        "pip install torch==2.13.0 '.[test]' && pytest",
+    ]
+
+
+@pages
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        assert "://" in link or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_page_is_in_the_table_of_contents() -> None:
+    listed = set(re.search(r"```{toctree}\n(.*?)```", (DOCS / "index.md").read_text(), re.DOTALL)[1].split())  # type: ignore[index]
+    here = {str(page.relative_to(DOCS).with_suffix("")) for page in documents()}
+    assert here - {"index"} == listed - {":maxdepth:", "1"}
+
+
+@pytest.mark.parametrize(
+    ("page", "line"), commands(), ids=[f"{page.name}: {' '.join(line)}" for page, line in commands()]
+)
+def test_commands_parse(page: Path, line: list[str]) -> None:
+    """Every option of every command exists; what it does is tested elsewhere."""
+    verb, *rest = [word for word in line if word != "|"]
+    assert verb in VERBS or verb.startswith("-")
+    if verb in VERBS:
+        command = application.get_command(application.make_context("loratools", []), verb)
+        assert command is not None
+        command.make_context(verb, [word for word in rest if word != "--help"])
+
+
+def test_the_quick_start_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [line for block in blocks(DOCS / "quickstart.md", "sh") for line in block.splitlines()]
+    assert len(lines) > 5
+    for line in lines:
+        program, *words = shlex.split(line)
+        assert program == "loratools"
+        result = CliRunner().invoke(application, words, prog_name="loratools")
+        assert result.exit_code == 0, f"{line}: {result.stderr}"
+
+
+def test_the_python_example_works_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks(DOCS / "python.md", "python")
+    exec(compile(example, "python.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("28 modules, the worst residual 0.")

@@ -1,0 +1,108 @@
+"""Imports run downwards only, and what has to start fast imports nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import loratools
+from fixtures.layers import PACKAGE, ROOMS, imports, module_of, room_of, sources
+
+BELOW = {
+    "": {"errors", "checkpoints", "operations", "reports", "cli"},
+    "errors": set(),
+    "sample": set(),
+    "linalg": set(),
+    "checkpoints": {"errors", "linalg", "sample"},
+    "adapters": {"errors", "linalg", "checkpoints"},
+    "engine": {"errors"},
+    "reports": {"errors", "engine"},
+    "operations": {"", "errors", "sample", "linalg", "checkpoints", "adapters", "engine", "reports"},
+    "cli": {"", "errors", "engine", "reports", "operations"},
+}
+"""Which rooms each room may import from; `""` is the package itself, whose verbs are imported lazily."""
+
+HEAVY = {"torch", "numpy", "scipy", "transformers", "peft", "safetensors", "huggingface_hub", "dask"}
+
+
+FILES = sources()
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(PACKAGE)) for path in FILES])
+def test_imports_run_downwards(path: Path) -> None:
+    here = room_of(module_of(path))
+    for name in imports(path):
+        there = room_of(name)
+        assert there == here or there in BELOW[here], f"{here or 'loratools'} may not import {name}"
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if "linalg" in path.parts], ids=lambda path: path.name
+)
+def test_linalg_knows_arrays_and_nothing_else(path: Path) -> None:
+    assert {room_of(name) for name in imports(path)} <= {"linalg"}
+
+
+def test_the_rooms_are_stacked() -> None:
+    assert set(ROOMS) == BELOW.keys() - {""}
+    for height, name in enumerate(ROOMS):
+        assert BELOW[name] - {""} <= set(ROOMS[height + 1 :]), f"{name} looks up"
+
+
+def test_every_folder_is_a_room() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
+    assert folders <= set(ROOMS)
+
+
+def loaded_by(code: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has after running `code`."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print('\\n'.join(sys.modules), file=sys.stderr)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PACKAGE.parent,
+    )
+    return {name.split(".")[0] for name in done.stderr.split()}
+
+
+def help_page(*line: str) -> str:
+    return (
+        f"from loratools.cli.app import application\n"
+        f"try: application.main({list(line)!r}, prog_name='loratools')\n"
+        "except SystemExit as done: assert not done.code"
+    )
+
+
+STARTS = {
+    "import": "import loratools",
+    "help": help_page("--help"),
+    "extract": help_page("extract", "--help"),
+    "merge": help_page("merge", "--help"),
+    "unmerge": help_page("unmerge", "--help"),
+    "inspect": help_page("inspect", "--help"),
+    "demo": help_page("demo", "--help"),
+}
+
+
+@pytest.mark.parametrize("code", STARTS.values(), ids=STARTS)
+def test_help_imports_nothing_heavy(code: str) -> None:
+    loaded = loaded_by(code)
+    assert "loratools" in loaded
+    assert not loaded & (HEAVY | {"rich"})
+
+
+def test_inspect_of_safetensors_does_not_import_torch() -> None:
+    loaded = loaded_by(help_page("inspect", "loratools-sample/base", "loratools-sample/lora-r8"))
+    assert not loaded & {"torch", "transformers", "peft"}
+
+
+def test_the_verbs_of_the_package_are_there_and_typed() -> None:
+    assert {"extract", "merge", "unmerge", "inspect", "demo"} <= set(dir(loratools))
+    for name in loratools.__all__:
+        assert getattr(loratools, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'analyse'"):
+        getattr(loratools, "analyse")  # noqa: B009
