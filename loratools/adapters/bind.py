@@ -20,6 +20,7 @@ from loratools.adapters.replace import Replace
 from loratools.adapters.tied import Given, Tie, Tied, sides_as_trained, sides_together
 from loratools.adapters.ties import find_ties
 from loratools.adapters.update import Update
+from loratools.adapters.values import same_values
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError, UsageError
@@ -122,6 +123,8 @@ class _Binder:
                 self._add(disk, self.checkpoint[disk], owned)
             elif self._is_new(core, owned):
                 self._add_new(core, owned)
+            elif self._is_void(core, owned):
+                self._set_idle(owned, "is zero, and the base has no such bias")
             else:
                 self._refuse_missing(core, owned)
                 self.unmatched += [key for one in owned for key in self._keys(one)]
@@ -158,7 +161,7 @@ class _Binder:
                 hint="choose what becomes of the tie: --tied auto, tie or untie",
             )
         self.done.update(tie.members)
-        given = [Given(_of(tie, one.updates), one.adapter.keeps_ties) for one in self.given]
+        given = [Given(self._acting(tie, one), one.adapter.keeps_ties) for one in self.given]
         sides = sides_together(tie, given) if self.policy is Tied.TIE else sides_as_trained(tie, given)
         self._set_idle(self._owned(sides.repeated), f"says what another of {_label(tie)} says")
         if sides.equal and self.policy is not Tied.UNTIE:
@@ -176,6 +179,20 @@ class _Binder:
         self.decisions.append(f"{_label(tie)} are tied in the base and are written apart, {why}")
         self.untied = True
         self._write_apart(tie, sides.updates)
+
+    def _acting(self, tie: Tie, one: _Placed) -> dict[str, tuple[Update, ...]]:
+        """What an adapter does to the members: to save the base's own values on one side unties nothing."""
+        updates = {name: one.updates[name] for name in tie.members if name in one.updates}
+        idle = [
+            update
+            for held in updates.values()
+            for update in held
+            if isinstance(update, Replace) and same_values(update.value.spec, tie.spec)
+        ]
+        self._set_idle(self._owned(idle), "holds the base's own values")
+        return {
+            name: tuple(update for update in held if update not in idle) for name, held in updates.items()
+        }
 
     def _write_apart(self, tie: Tie, updates: Mapping[str, tuple[Update, ...]]) -> None:
         """Each member as a tensor of its own; one that is not on disk starts from what it was tied to."""
@@ -212,6 +229,13 @@ class _Binder:
             and module in map(self.names.core, saved)
         )
 
+    def _is_void(self, core: str, owned: Sequence[Owned]) -> bool:
+        """Whether it is a bias of zeros for a layer without one: PEFT has one lora_bias for all its targets."""
+        weight = self.names.disk(f"{core.rpartition('.')[0]}.weight")
+        return weight is not None and all(
+            isinstance(one.update, Bias) and one.update.norm() == 0.0 for one in owned
+        )
+
     def _refuse_missing(self, core: str, owned: Sequence[Owned]) -> None:
         """Raises LoratoolsError where the base lacks the tensor for a reason that can be told."""
         module, _, leaf = core.rpartition(".")
@@ -245,10 +269,6 @@ class _Binder:
 
     def _set_idle(self, owned: Iterable[Owned], why: str) -> None:
         self.idle.update({key: why for one in owned for key in self._keys(one)})
-
-
-def _of(tie: Tie, updates: Mapping[str, tuple[Update, ...]]) -> dict[str, tuple[Update, ...]]:
-    return {name: updates[name] for name in tie.members if name in updates}
 
 
 def _label(tie: Tie) -> str:

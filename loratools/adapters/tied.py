@@ -142,7 +142,8 @@ def _share_equal(tie: Tie, own: dict[str, list[Update]], keeps_ties: bool) -> li
     """Gives all members the same updates where all say the same, or one says what is meant for all.
 
     That are token rows of the source's, and anything of an adapter that keeps ties; but DoRA's magnitudes are
-    each side's own, tied or not. Returns those that were said again.
+    each side's own, tied or not. A tied bias is a head's, kept once more beside it (BERT's decoder) and used
+    in the head only, so that what is said of either is meant for both. Returns those that were said again.
     """
     speaking = [name for name in tie.members if own[name]]
     if not speaking:
@@ -151,6 +152,7 @@ def _share_equal(tie: Tie, own: dict[str, list[Update]], keeps_ties: bool) -> li
     rows_of_source = speaking == [tie.members[0]] and all(isinstance(update, Rows) for update in first)
     alike = [len(own[name]) == len(first) and all(map(same_update, first, own[name])) for name in speaking]
     dora = any(update.kind == "dora" for name in speaking for update in own[name])
+    keeps_ties = keeps_ties or all(name.endswith(".bias") for name in tie.members)
     if keeps_ties and not all(alike) and not dora:
         raise _two_values(first[0], own[speaking[alike.index(False)]][0])
     said_by_all = len(speaking) == len(tie.members) and all(alike)

@@ -16,6 +16,7 @@ import transformers
 
 from fixtures.pairs import SavedPair, add_low_rank, save_pair, tiny
 from loratools.operations.extract import extract
+from loratools.operations.merge import merge
 
 Change = Callable[[Any], Any]
 
@@ -203,6 +204,15 @@ def test_peft_restores_tuned_and_switches_back_to_the_base(case: Case, tmp_path:
         torch.testing.assert_close(run(model), before, atol=0, rtol=0)
     if case.mergeable:
         torch.testing.assert_close(run(model.merge_and_unload()), tuned, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_merged_by_ourselves_it_is_tuned_again(case: Case, tmp_path: Path) -> None:
+    """transformers loads what `merge` writes, config and ties included, and runs it as tuned."""
+    pair, _ = extracted(tmp_path, case)
+    merge(pair.base, [tmp_path / "adapter"], tmp_path / "merged")
+    merged = run(load(tmp_path / "merged", case))
+    torch.testing.assert_close(merged, run(load(pair.tuned, case)), atol=2e-5, rtol=1e-4)
 
 
 HEADS = [
