@@ -230,7 +230,7 @@ class _Binder:
         )
 
     def _is_void(self, core: str, owned: Sequence[Owned]) -> bool:
-        """Whether it is a bias of zeros for a layer without one: PEFT has one lora_bias for all its targets."""
+        """Whether it is a bias of zeros for a layer without one: in PEFT lora_bias holds for all targets."""
         weight = self.names.disk(f"{core.rpartition('.')[0]}.weight")
         return weight is not None and all(
             isinstance(one.update, Bias) and one.update.norm() == 0.0 for one in owned

@@ -35,21 +35,21 @@ def main() -> None:
     if loratools is None:
         parser.error("loratools is not installed beside this Python")
     with tempfile.TemporaryDirectory(prefix="extract-speed-") as work:
-        base, tuned = llama_pair(Path(work), layers=options.layers)
+        pair = llama_pair(Path(work), layers=options.layers)
         ours, theirs = Path(work) / "ours", Path(work) / "theirs"
         rank = str(options.rank)
         first = Contender(
             "mergekit-extract-lora",
             [
                 options.mergekit,
-                *("--model", str(tuned), "--base-model", str(base), "--out-path", str(theirs)),
+                *("--model", str(pair.tuned), "--base-model", str(pair.base), "--out-path", str(theirs)),
                 *("--max-rank", rank, "--no-write-model-card", "--no-copy-tokenizer"),
             ],
             theirs,
         )
         second = Contender(
             "loratools extract",
-            [loratools, "extract", str(base), str(tuned), "-o", str(ours), "--rank", rank],
+            [loratools, "extract", str(pair.base), str(pair.tuned), "-o", str(ours), "--rank", rank],
             ours,
         )
         print(table(first, second, pairs(first, second, options.pairs)))

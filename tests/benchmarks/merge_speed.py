@@ -1,10 +1,10 @@
-"""`loratools merge` beside PEFT's merge_and_unload and save, and beside copying the file, on Llama layers in bf16.
+"""`loratools merge` beside PEFT's merge_and_unload and save, and beside a copy, on Llama layers in bf16.
 
     python tests/benchmarks/merge_speed.py
     python tests/benchmarks/merge_speed.py --hidden 128 --ffn 256 --pairs 1     # a smoke test
 
-All are timed as a user runs them, start of the interpreter and imports included, in turn, in one run; the page
-cache is warm. `cp` is followed by `sync` of what it wrote, since a merge is on the disk when it returns.
+All are timed as a user runs them, start of the interpreter and imports included, in turn, in one run; the
+page cache is warm. `cp` is followed by `sync` of what it wrote, since a merge is on the disk when it returns.
 """
 
 from __future__ import annotations

@@ -1,0 +1,132 @@
+"""`merge`: adapters into the weights of their base."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from loratools import __version__
+from loratools.checkpoints.provenance import Provenance
+from loratools.engine.local import LocalEngine
+from loratools.engine.memory import PeakMemory
+from loratools.engine.progress import Progress
+from loratools.operations.merge_coverage import settled_coverage
+from loratools.operations.merge_inputs import Reference, as_list, open_inputs
+from loratools.operations.merge_options import MergeOptions
+from loratools.operations.merge_plan import MergePlan, merge_record, plan_merge
+from loratools.operations.other_base import BaseCheck
+from loratools.operations.rewrite import run_rewrite, source_roots
+from loratools.operations.rewrite_layout import Outgoing
+from loratools.operations.rewrite_record import hash_tensors, kinds, scaling
+from loratools.operations.streaming import TensorFigures
+from loratools.reports.report import MergedModule, Report
+
+
+def merge(
+    base: Reference | None,
+    adapters: Sequence[Reference] | Reference,
+    output: Reference,
+    *,
+    weights: Sequence[float] | None = None,
+    dtype: str = "keep",
+    shard_size: str = "keep",
+    tied: str = "auto",
+    allow_unmatched: bool = False,
+    allow_other_base: bool = False,
+    workers: int | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Merges adapters into the weights of their base, in the order given, and writes a checkpoint.
+
+    Sums over all adapters are computed in float32 where the weights have 16 bits, else in float64, and
+    rounded once, to nearest even, into the dtype that is written.
+
+    Args:
+        base: the checkpoint; None for the one that the adapters' configs name.
+        adapters: one adapter or several, perhaps with weights (`adapter=0.8`).
+        output: a folder, or a `.safetensors` file where the base has one weight file.
+        weights: one for each adapter, where they do not stand inline.
+        dtype: `keep`, `float32`, `bfloat16` or `float16`.
+        shard_size: `keep`, or the most bytes in a file, such as `5GB`.
+        tied: an embedding and a head that share a tensor: `auto` keeps them tied where both sides end equal
+            and writes them apart otherwise, `tie` changes both, `untie` writes them apart, `refuse` refuses.
+        allow_unmatched: go on where keys of an adapter find no tensor in the base.
+        allow_other_base: go on where an adapter's hashes say that it was made for another base.
+        workers: threads; one a processor by default. They do not change what is written.
+        force: replace an output that exists.
+        dry_run: plan only; nothing is written.
+        progress: is told what is done.
+
+    Raises:
+        UsageError: the references or options cannot mean anything.
+        LoratoolsError: something is refused or fails; nothing is published.
+    """
+    start = time.perf_counter()
+    options = MergeOptions.parse(
+        dtype=dtype,
+        shard_size=shard_size,
+        tied=tied,
+        allow_unmatched=allow_unmatched,
+        allow_other_base=allow_other_base,
+        force=force,
+    )
+    engine = LocalEngine(workers, progress)
+    with PeakMemory() as memory:
+        inputs = open_inputs(base, as_list(adapters), weights)
+        plan = plan_merge(inputs, Path(output), options, workers=engine.workers)
+        if dry_run:
+            return Report.of_plan(
+                plan,
+                version=__version__,
+                seconds=time.perf_counter() - start,
+                peak_bytes=memory.peak_bytes,
+                totals=plan.totals,
+            )
+        return run_merge(plan, engine, memory=memory, start=start)
+
+
+def run_merge(plan: MergePlan, engine: LocalEngine, *, memory: PeakMemory, start: float) -> Report:
+    """Writes what the plan says and publishes it. `start` is when the clock began, by `time.perf_counter`."""
+    check = BaseCheck(plan.inputs, allow=plan.asked.allow_other_base)
+    adapter_roots = [hash_tensors(one.opened) for one in plan.inputs.adapters]
+    sources = {tensor.name: tensor.source for tensor in plan.tensors}
+
+    def watch(figures: TensorFigures) -> None:
+        source = sources[figures.name]
+        if source is not None:
+            check.see(source.name, figures.source_root)
+
+    def record(figures: Mapping[str, TensorFigures]) -> Provenance:
+        roots = source_roots(plan.tensors, figures)
+        return merge_record(plan.inputs, plan.asked, plan.tensors, figures, roots, adapter_roots)
+
+    done = run_rewrite(plan, engine, watch=watch, record=record)
+    return Report(
+        command="merge",
+        version=__version__,
+        output=plan.output,
+        coverage=settled_coverage(plan.coverage, "base", done.figures),
+        warnings=(*plan.warnings, *check.warnings(), *done.warnings),
+        seconds=time.perf_counter() - start,
+        peak_bytes=memory.peak_bytes,
+        modules=tuple(
+            _module(tensor, done.figures[tensor.name]) for tensor in plan.tensors if tensor.updates
+        ),
+        totals=plan.totals,
+        details={"left_behind": list(plan.side.left_behind)},
+    )
+
+
+def _module(tensor: Outgoing, figures: TensorFigures) -> MergedModule:
+    return MergedModule(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        kind=kinds(tensor.updates),
+        scaling=scaling(tensor.updates),
+        norm=figures.norm,
+        changed=figures.changed / tensor.elements if tensor.elements else 0.0,
+    )

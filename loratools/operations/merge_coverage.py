@@ -1,0 +1,102 @@
+"""The fate of every tensor of the base and of each adapter in a merge, and what the data settled of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from loratools.adapters.binding import Binding
+from loratools.checkpoints.checkpoint import Checkpoint
+from loratools.engine.coverage import Action, Coverage, CoverageRow
+from loratools.operations.merge_inputs import MergeInputs, WeightedAdapter
+from loratools.operations.rewrite_layout import Outgoing
+from loratools.operations.rewrite_record import kinds
+from loratools.operations.streaming import TensorFigures
+
+
+def planned_coverage(
+    inputs: MergeInputs, binding: Binding, tensors: Iterable[Outgoing], *, role: str, verb: str
+) -> Coverage:
+    """A row for each tensor of each input, from headers alone.
+
+    Args:
+        role: what coverage calls the checkpoint: `base`, or `merged`.
+        verb: what the reason says of a tensor that changes: `merged`, or `subtracted`.
+    """
+    outgoing = list(tensors)
+    rows = [_checkpoint_row(role, tensor, verb) for tensor in outgoing if tensor.name in inputs.checkpoint]
+    users = _users(outgoing)
+    for label, adapter in zip(inputs.labels(), inputs.adapters, strict=True):
+        rows += _adapter_rows(label, adapter, users, binding, inputs.checkpoint)
+    return Coverage.of(rows)
+
+
+def settled_coverage(coverage: Coverage, role: str, figures: Mapping[str, TensorFigures]) -> Coverage:
+    """The coverage once the data has told: a tensor that was merged without a change is `unchanged`."""
+    return Coverage.of(_settled(coverage, role, figures))
+
+
+def _settled(coverage: Coverage, role: str, figures: Mapping[str, TensorFigures]) -> Iterator[CoverageRow]:
+    for row in coverage:
+        found = figures.get(row.tensor) if row.input == role else None
+        if found is not None and row.action is Action.MERGED and found.changed == 0:
+            row = replace(row, action=Action.UNCHANGED, reason=f"{row.reason}, which changed no element")
+        yield row
+
+
+def _checkpoint_row(role: str, tensor: Outgoing, verb: str) -> CoverageRow:
+    if tensor.source is None:
+        raise ValueError(f"{tensor.name} stands in the checkpoint, and yet starts from nothing")
+    how = kinds(tensor.updates)
+    if "replace" in how.split("+"):
+        action, reason = Action.REPLACED, f"{verb}: {how}"
+    elif tensor.updates:
+        action, reason = Action.MERGED, f"{verb}: {how}"
+    elif tensor.source.dtype != tensor.dtype:
+        action, reason = Action.COPIED, f"no update; {tensor.source.dtype} to {tensor.dtype}"
+    else:
+        action, reason = Action.COPIED, "no update"
+    return CoverageRow(role, tensor.name, action, reason, tensor.source.bytes)
+
+
+def _users(tensors: Iterable[Outgoing]) -> dict[str, list[Outgoing]]:
+    """Which tensors use an adapter's key."""
+    users: dict[str, list[Outgoing]] = {}
+    for tensor in tensors:
+        for update in tensor.updates:
+            for key in update.sources:
+                users.setdefault(key, []).append(tensor)
+    return users
+
+
+def _adapter_rows(
+    label: str,
+    adapter: WeightedAdapter,
+    users: Mapping[str, list[Outgoing]],
+    binding: Binding,
+    checkpoint: Checkpoint,
+) -> Iterator[CoverageRow]:
+    for key, spec in adapter.opened.items():
+        action, reason = _adapter_fate(key, adapter, users, binding, checkpoint)
+        yield CoverageRow(label, key, action, reason, spec.bytes)
+
+
+def _adapter_fate(
+    key: str,
+    adapter: WeightedAdapter,
+    users: Mapping[str, list[Outgoing]],
+    binding: Binding,
+    checkpoint: Checkpoint,
+) -> tuple[Action, str]:
+    if key in adapter.adapter.ignored:
+        return Action.DROPPED, adapter.adapter.ignored[key]
+    if (adapter.adapter.name, key) in binding.unmatched:
+        return Action.DROPPED, "finds no tensor in the checkpoint"
+    idle = binding.idle.get((adapter.adapter.name, key))
+    if idle is not None:
+        return Action.UNCHANGED, idle
+    targets = list(dict.fromkeys(tensor.name for tensor in users.get(key, ())))
+    if not targets:
+        raise ValueError(f"{key} of {adapter.name} was bound to nothing, and nobody says why")
+    action = Action.APPLIED if any(name in checkpoint for name in targets) else Action.ADDED
+    return action, f"to {', '.join(targets)}"

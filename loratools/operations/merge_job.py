@@ -1,0 +1,121 @@
+"""The job of a merge: one tensor of the output, from the base's rows and the updates that go to it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratools.adapters.update import Update, foundation, rows_of_block
+from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
+from loratools.operations.precision import (
+    Rounding,
+    Stored,
+    Wide,
+    arithmetic_dtype,
+    differing,
+    rounded,
+    widened,
+)
+from loratools.operations.streaming import Rows, Source, Target, TensorFigures, blocks, parts
+
+
+@dataclass(frozen=True)
+class MergeJob:
+    """Applies `updates`, in order and in wide arithmetic, to each block of rows, and rounds once.
+
+    Without updates it converts a tensor into the target's dtype. `source` is None for a tensor that the base
+    has not; where a replacement changes the shape, rows that the base lacks start as zeros.
+    """
+
+    source: TensorSpec | None
+    target: TensorSpec
+    updates: tuple[Update, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.target.name
+
+    @property
+    def bytes(self) -> int:
+        return self.target.bytes if self.source is None else self.source.bytes
+
+    @property
+    def memory(self) -> int:
+        """Bytes held at most: a block as read, before, after, between and rounded, and the updates' own."""
+        elements = rows_of_block(self.target) * math.prod(self.target.shape[1:])
+        wide = ITEM_BYTES[self.arithmetic]
+        held = elements * (3 * wide + 2 * ITEM_BYTES[self.target.dtype] + wide)
+        return held + sum(update.memory(self.target) for update in self.updates)
+
+    @property
+    def arithmetic(self) -> str:
+        dtypes = [self.target.dtype] if self.source is None else [self.source.dtype, self.target.dtype]
+        return arithmetic_dtype(*dtypes)
+
+    def run(self, workspace: Path) -> TensorFigures:
+        with Target(self.target, workspace) as target:
+            if self.source is None:
+                return self._stream(None, target)
+            with Source(self.source) as source:
+                return self._stream(source, target)
+
+    def _stream(self, source: Source | None, target: Target) -> TensorFigures:
+        import numpy as np
+
+        rows = Rows(source, self.target, self.arithmetic)
+        for place, update in enumerate(self.updates):
+            update.prepare(rows.reader(foundation(self.updates[:place])), self.target)
+        before = self.target.dtype if source is None else source.spec.dtype
+        rounding = Rounding(self.name, before, self.target.dtype)
+        tally = _Tally(before, self.target.dtype, measure=not _norm_is_known(self.updates))
+        for first, count in blocks(self.target):
+            original, block = rows.next(first, count)
+            with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is counted below
+                for update in self.updates:
+                    block = update.apply(block, first)
+            for part in parts(block):
+                result = rounding.round(block[part], original[part])
+                target.write(np.ascontiguousarray(result).data)
+                tally.add(original[part], block[part], result)
+        rounding.refuse_overflow()
+        return TensorFigures(
+            self.name,
+            source_root=None if source is None else source.root(),
+            root=target.root(),
+            changed=tally.changed,
+            norm=self._norm(tally),
+            nonfinite=rounding.nonfinite,
+        )
+
+    def _norm(self, tally: _Tally) -> float | None:
+        if not self.updates:
+            return None
+        return math.sqrt(tally.squares) if tally.measure else self.updates[0].norm()
+
+
+def _norm_is_known(updates: tuple[Update, ...]) -> bool:
+    return not updates or (len(updates) == 1 and updates[0].subtractable)
+
+
+@dataclass
+class _Tally:
+    """What changed, summed over blocks of a tensor from one dtype to another."""
+
+    source_dtype: str
+    dtype: str
+    measure: bool
+    changed: int = 0
+    squares: float = 0.0
+
+    def add(self, original: Stored, after: Wide, result: Stored) -> None:
+        """One block: the base's rows as stored, all rows afterwards in wide arithmetic, and rounded."""
+        known = result[: len(original)]
+        reference = original
+        if self.source_dtype != self.dtype:
+            reference = rounded(widened(original, self.source_dtype, str(after.dtype)), self.dtype)
+        self.changed += result.size - known.size + differing(known, reference)
+        if self.measure:
+            added = after.astype("float64")
+            added[: len(original)] -= widened(original, self.source_dtype, "float64")
+            self.squares += float((added * added).sum())

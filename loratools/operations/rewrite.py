@@ -1,0 +1,122 @@
+"""Writing a checkpoint again: the run fills a plan's places in any order, and makes all visible at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.parts import SafetensorsLayout, write_at
+from loratools.checkpoints.provenance import Provenance
+from loratools.checkpoints.publication import Publication
+from loratools.engine.local import LocalEngine
+from loratools.errors import LoratoolsError
+from loratools.operations.rewrite_layout import Outgoing, index_of
+from loratools.operations.rewrite_plan import RewritePlan
+from loratools.operations.rewrite_record import padded_header
+from loratools.operations.sidefiles import SideFiles
+from loratools.operations.streaming import TensorFigures
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What a run measured, by tensor, and what it has to say."""
+
+    figures: Mapping[str, TensorFigures]
+    warnings: tuple[str, ...]
+
+
+def run_rewrite(
+    plan: RewritePlan[Any],
+    engine: LocalEngine,
+    *,
+    watch: Callable[[TensorFigures], None],
+    record: Callable[[Mapping[str, TensorFigures]], Provenance],
+) -> Rewritten:
+    """Writes everything and publishes it.
+
+    Args:
+        watch: is shown each tensor's figures as they come, and may refuse by raising LoratoolsError.
+        record: makes the provenance of all figures, by tensor.
+
+    Raises:
+        LoratoolsError: the disk or a job refused; nothing is published then.
+    """
+    figures: dict[str, TensorFigures] = {}
+    with Publication(
+        plan.output, force=plan.force, inputs=plan.inputs.paths, one_file=plan.one_file
+    ) as publication:
+        for shard in plan.shards:
+            shard.layout.create(publication.folder / shard.file)
+        _copy_side_files(plan.side, publication.folder)
+        for job, result in engine.run(plan.command, plan.jobs, publication.folder, torch=False):
+            watch(result)
+            figures[job.name] = result
+        provenance = record(figures)
+        if plan.one_file:
+            _write_header(plan, provenance, publication.folder)
+        else:
+            _write_texts(plan, provenance, publication.folder)
+        warnings = publication.publish()
+    return Rewritten(figures, (*_nonfinite(figures), *warnings))
+
+
+def source_roots(tensors: Iterable[Outgoing], figures: Mapping[str, TensorFigures]) -> dict[str, str]:
+    """The hash of each tensor of the input, by its name there."""
+    roots: dict[str, str] = {}
+    for tensor in tensors:
+        root = figures[tensor.name].source_root
+        if tensor.source is not None and root is not None:
+            roots[tensor.source.name] = root
+    return roots
+
+
+def _copy_side_files(side: SideFiles, folder: Path) -> None:
+    for relative, file in side.copied.items():
+        target = folder / relative
+        with disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            source = file.open("rb")
+        except OSError as error:
+            raise LoratoolsError(f"cannot open: {error.strerror}", file=file) from error
+        with source, disk_errors(target), target.open("wb") as copy:
+            shutil.copyfileobj(source, copy, 1 << 20)
+
+
+def _write_texts(plan: RewritePlan[Any], provenance: Provenance, folder: Path) -> None:
+    index = index_of(plan.shards)
+    if index is not None:
+        _write_json(folder / index[0], index[1])
+    if plan.config is not None:
+        _write_json(folder / "config.json", plan.config)
+    provenance.write(folder)
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    with disk_errors(path):
+        path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _write_header(plan: RewritePlan[Any], provenance: Provenance, folder: Path) -> None:
+    """Puts the provenance into the room that the one file's header has for it."""
+    shard = plan.shards[0]
+    entries = [(tensor.name, tensor.dtype, tensor.shape) for tensor in shard.tensors]
+    metadata = {**plan.metadata, **padded_header(provenance, plan.header_room)}
+    final = SafetensorsLayout.of(entries, metadata)
+    if final.places != shard.layout.places:
+        raise ValueError("the header does not fit into the room that was left for it")
+    write_at(folder / shard.file, 0, final.header)
+
+
+def _nonfinite(figures: Mapping[str, TensorFigures]) -> list[str]:
+    return [
+        f"{figure.nonfinite} elements of {name} were NaN or infinite before, and still are"
+        for name, figure in sorted(figures.items())
+        if figure.nonfinite
+    ]

@@ -1,0 +1,169 @@
+"""The plan of writing a checkpoint again, tensor by tensor: every file, every place in it, every job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from loratools.checkpoints.checkpoint import Checkpoint
+from loratools.checkpoints.provenance import Provenance
+from loratools.checkpoints.spec import TensorSpec
+from loratools.engine.coverage import Coverage
+from loratools.engine.plan import Job, Plan
+from loratools.errors import UsageError
+from loratools.operations.merge_inputs import MergeInputs
+from loratools.operations.rewrite_layout import Outgoing, Shard, header_metadata, laid_out, readable
+from loratools.operations.rewrite_record import header_room, padded_header
+from loratools.operations.sidefiles import SideFiles, side_files
+from loratools.operations.streaming import CopyJob, TensorFigures
+from loratools.reports.report import Totals
+
+READ_RATE = 1.0e9
+"""Bytes a second that a plan assumes for reading and computing, on one worker."""
+
+WRITE_RATE = 0.5e9
+"""Bytes a second that a plan assumes for writing and flushing."""
+
+_FOREIGN_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"})
+
+Asked = TypeVar("Asked", covariant=True)
+
+
+class TensorJob(Job[TensorFigures], Protocol):
+    """A job that writes one tensor of the output."""
+
+    @property
+    def target(self) -> TensorSpec: ...
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it holds at most."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewritePlan(Plan[TensorJob], Generic[Asked]):
+    """A plan with all that is to be written.
+
+    `asked` are the verb's own options. `config` is None where the input's is copied as it is, or there is
+    none; `header_room` is what one file's header keeps free for the provenance.
+    """
+
+    output: Path
+    inputs: MergeInputs
+    asked: Asked
+    force: bool
+    one_file: bool
+    header_room: int
+    shards: tuple[Shard, ...]
+    metadata: Mapping[str, str]
+    side: SideFiles
+    config: Mapping[str, object] | None = field(repr=False)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.inputs.checkpoint
+
+    @property
+    def tensors(self) -> list[Outgoing]:
+        return [tensor for shard in self.shards for tensor in shard.tensors]
+
+    @property
+    def totals(self) -> Totals:
+        """Parameters and bytes of the output's tensors beside the input's."""
+        return Totals.of(
+            sum(tensor.elements for tensor in self.tensors),
+            sum(tensor.bytes for tensor in self.tensors),
+            self.checkpoint.parameters,
+            self.checkpoint.bytes,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft(Generic[Asked]):
+    """What a verb has settled when only files, places and jobs are missing.
+
+    `shards` are tensors by file name; `change` makes the job of a tensor that is not copied; `record` is the
+    provenance in its widest form.
+    """
+
+    command: str
+    output: Path
+    inputs: MergeInputs
+    asked: Asked
+    force: bool
+    one_file: bool
+    shards: Mapping[str, Sequence[Outgoing]]
+    change: Callable[[Outgoing, TensorSpec], TensorJob]
+    record: Provenance
+    side: SideFiles
+    coverage: Coverage
+    config: Mapping[str, object] | None = None
+    warnings: tuple[str, ...] = ()
+
+    def planned(self, workers: int) -> RewritePlan[Asked]:
+        """The plan, with estimates for so many workers."""
+        metadata = header_metadata(self.inputs.checkpoint)
+        room = header_room(self.record)
+        reserved = padded_header(self.record, room) if self.one_file else {}
+        shards = laid_out(self.shards, {**metadata, **reserved})
+        jobs = tuple(self._job(tensor, shard.place(tensor)) for shard in shards for tensor in shard.tensors)
+        read = sum(job.bytes for job in jobs) + sum(one.opened.bytes for one in self.inputs.adapters)
+        write = sum(shard.layout.size for shard in shards) + self.side.bytes
+        return RewritePlan(
+            command=self.command,
+            output=self.output,
+            jobs=jobs,
+            coverage=self.coverage,
+            read_bytes=read,
+            write_bytes=write,
+            memory_bytes=sum(sorted((job.memory for job in jobs), reverse=True)[:workers]),
+            seconds=read / (READ_RATE * workers) + write / WRITE_RATE,
+            warnings=(*self.warnings, *self.side.notes()),
+            inputs=self.inputs,
+            asked=self.asked,
+            force=self.force,
+            one_file=self.one_file,
+            header_room=room,
+            shards=shards,
+            metadata=metadata,
+            side=self.side,
+            config=self.config,
+        )
+
+    def _job(self, tensor: Outgoing, place: TensorSpec) -> TensorJob:
+        if tensor.touched or tensor.source is None:
+            return self.change(tensor, place)
+        return CopyJob(readable(tensor.source), readable(place))
+
+
+def wants_one_file(checkpoint: Checkpoint, output: Path) -> bool:
+    """Whether the output's name asks for one weight file.
+
+    Raises:
+        UsageError: it does, but the checkpoint has several, or the suffix is that of another format.
+    """
+    if output.suffix in _FOREIGN_SUFFIXES:
+        raise UsageError(
+            "weights are written as safetensors",
+            file=output,
+            hint="name a folder, or a file with .safetensors",
+        )
+    if output.suffix != ".safetensors" or output.is_dir():
+        return False
+    if len(checkpoint.shards) > 1:
+        raise UsageError(
+            f"one file cannot be written of a checkpoint that has {len(checkpoint.shards)}",
+            file=output,
+            hint="name a folder",
+        )
+    return True
+
+
+def files_beside(checkpoint: Checkpoint, output: Path, *, one_file: bool) -> SideFiles:
+    """What comes along: nothing to one file, nor from beside a file that lies in no model's folder."""
+    if one_file or not (checkpoint.root.is_dir() or checkpoint.config):
+        return SideFiles({}, ())
+    return side_files(checkpoint.folder, frozenset(checkpoint.shards), skip=output)

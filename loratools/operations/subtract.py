@@ -1,0 +1,159 @@
+"""Taking off what a merge added, and what can be known of the base from that: an interval for every element.
+
+A merge computed W' = round(W + U + e) with |e| <= (r + 2) eps (|W| + |s||B||A|), so that W lies within half
+a unit in the last place of W', plus |e|, of c = W' - U. Where that interval holds one number of the dtype, it
+is W. Where it holds several, W is one of them, and the nearest to c is written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import singledispatch
+from pathlib import Path
+
+from loratools.adapters.bias import Bias
+from loratools.adapters.lowrank import LowRank
+from loratools.adapters.update import Update, rows_of_block
+from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
+from loratools.operations.precision import (
+    Rounding,
+    Stored,
+    Wide,
+    arithmetic_dtype,
+    differing,
+    largest_gap,
+    least_gap,
+    widened,
+)
+from loratools.operations.streaming import Rows, Source, Target, TensorFigures, blocks, parts
+
+
+@dataclass(frozen=True)
+class SubtractJob:
+    """Subtracts `updates` from each block of rows, as precisely as they were added, rounds once, and counts
+    what may be off."""
+
+    source: TensorSpec
+    target: TensorSpec
+    updates: tuple[Update, ...]
+
+    @property
+    def name(self) -> str:
+        return self.target.name
+
+    @property
+    def bytes(self) -> int:
+        return self.source.bytes
+
+    @property
+    def memory(self) -> int:
+        """Bytes held at most: a block as read, c, an update and its product, and the updates' own."""
+        elements = rows_of_block(self.target) * math.prod(self.target.shape[1:])
+        wide = ITEM_BYTES[arithmetic_dtype(self.target.dtype)]
+        held = elements * (3 * wide + ITEM_BYTES[self.target.dtype])
+        return held + sum(update.memory(self.target) for update in self.updates)
+
+    def run(self, workspace: Path) -> TensorFigures:
+        import numpy as np
+
+        rounding = Rounding(self.name, self.target.dtype, self.target.dtype)
+        doubt = _Doubt(self.target.dtype, self.updates)
+        changed = 0
+        with Source(self.source) as source, Target(self.target, workspace) as target:
+            rows = Rows(source, self.target, arithmetic_dtype(self.target.dtype))
+            for first, count in blocks(self.target):
+                merged, centre = rows.next(first, count)
+                with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is counted below
+                    for update in self.updates:
+                        centre -= update.apply(np.zeros_like(centre), first)
+                for part in parts(centre):
+                    restored = rounding.round(centre[part], merged[part])
+                    target.write(np.ascontiguousarray(restored).data)
+                    changed += differing(restored, merged[part])
+                    doubt.add(merged[part], centre[part], restored, first + part.start)
+            rounding.refuse_overflow()
+            return TensorFigures(
+                self.name,
+                source_root=source.root(),
+                root=target.root(),
+                changed=changed,
+                norm=self.updates[0].norm() if len(self.updates) == 1 else None,
+                nonfinite=rounding.nonfinite,
+                off=doubt.off,
+                largest_difference=doubt.largest,
+                foreign=doubt.foreign,
+            )
+
+
+class _Doubt:
+    """Counts elements whose interval holds another number than the one restored, or not even that."""
+
+    def __init__(self, dtype: str, updates: tuple[Update, ...]) -> None:
+        import numpy as np
+
+        self.off = 0
+        self.foreign = 0
+        self.largest = 0.0
+        self._dtype = dtype
+        self._arithmetic = arithmetic_dtype(dtype)
+        self._magnitudes = [magnitude(update, self._arithmetic) for update in updates]
+        terms = sum((update.rank or 1) + 2 for update in updates)
+        # The merge's rounding, that of the subtraction, and that of the sums here.
+        self._room = (2 * terms + 4) * float(np.finfo(self._arithmetic).eps)
+
+    def add(self, merged: Stored, centre: Wide, restored: Stored, first: int) -> None:
+        """Some rows: W' as stored, c as computed, what was restored, and the number of the first row."""
+        import numpy as np
+
+        with np.errstate(over="ignore", invalid="ignore"):
+            reach = np.abs(centre)
+            half = largest_gap(merged, self._dtype) / 2
+            reach += half
+            for bound in self._magnitudes:
+                reach += bound(first, len(centre))
+            reach *= self._room
+            reach += half  # W lies within this distance of c
+            aside = np.abs(centre - widened(restored, self._dtype, self._arithmetic))
+            doubtful = least_gap(restored, self._dtype) <= reach + aside
+            outside = aside > reach
+            doubtful |= outside
+            doubtful |= ~np.isfinite(aside)
+        count = int(np.count_nonzero(doubtful))
+        if count:
+            self.off += count
+            self.foreign += int(np.count_nonzero(outside))
+            most = (reach + aside)[doubtful]
+            self.largest = max(self.largest, float(most[np.isfinite(most)].max(initial=0.0)))
+
+
+Magnitude = Callable[[int, int], Wide]
+"""`bound(first, count)`: an upper bound, element by element, of |s||B||A| in those rows."""
+
+
+@singledispatch
+def magnitude(update: Update, arithmetic: str) -> Magnitude:
+    """How large the terms are of what an update adds. Raises TypeError for one that does not only add."""
+    raise TypeError(f"a {update.kind} update cannot be subtracted")
+
+
+@magnitude.register(LowRank)
+def _(update: LowRank, arithmetic: str) -> Magnitude:
+    """By Cauchy and Schwarz: the norms of B's rows times those of A's columns."""
+    import numpy as np
+
+    of_outputs = np.linalg.norm(update.B.array().astype("float64"), axis=1)  # (out,)
+    of_inputs = np.linalg.norm(update.A.array().astype("float64"), axis=0)  # (in,)
+    rows, columns = (of_inputs, of_outputs) if update.transposed else (of_outputs, of_inputs)
+    rows = (rows * abs(update.scaling)).astype(arithmetic)
+    columns = columns.astype(arithmetic)
+    return lambda first, count: np.outer(rows[first : first + count], columns)
+
+
+@magnitude.register(Bias)
+def _(update: Bias, arithmetic: str) -> Magnitude:
+    import numpy as np
+
+    size = np.abs(update.value.array().astype(arithmetic) * update.scaling)
+    return lambda first, count: size[first : first + count]

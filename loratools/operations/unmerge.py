@@ -1,0 +1,163 @@
+"""`unmerge`: the base again, by subtracting what adapters added, and how far that may be off."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from loratools import __version__
+from loratools.checkpoints.provenance import Provenance
+from loratools.engine.local import LocalEngine
+from loratools.engine.memory import PeakMemory
+from loratools.engine.progress import Progress
+from loratools.operations.merge_coverage import settled_coverage
+from loratools.operations.merge_inputs import Reference, as_list, open_inputs
+from loratools.operations.rewrite import run_rewrite, source_roots
+from loratools.operations.rewrite_layout import Outgoing
+from loratools.operations.rewrite_record import kinds, scaling
+from loratools.operations.streaming import TensorFigures
+from loratools.operations.unmerge_plan import UnmergePlan, plan_unmerge, unmerge_record
+from loratools.reports.report import MergedModule, Report
+
+
+def unmerge(
+    merged: Reference,
+    adapters: Sequence[Reference] | Reference,
+    output: Reference,
+    *,
+    weights: Sequence[float] | None = None,
+    allow_unmatched: bool = False,
+    workers: int | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Subtracts from a merged checkpoint what adapters added to it, and writes the result.
+
+    A merge rounds, so that subtraction cannot tell neighbouring base values apart everywhere: the report
+    gives, for each tensor, the share of elements that may be off (`exact`) and by how much at most
+    (`largest_difference`). Where the result has the hash that the merge's record holds of the base, it is
+    the base.
+
+    Args:
+        merged: a checkpoint that the adapters were merged into.
+        adapters: one adapter or several, perhaps with weights (`adapter=0.8`).
+        output: a folder, or a `.safetensors` file where the checkpoint has one weight file.
+        weights: those that the adapters were merged with; by default what the merge's record says, else 1.
+        allow_unmatched: go on where keys of an adapter find no tensor.
+        workers: threads; one a processor by default. They do not change what is written.
+        force: replace an output that exists.
+        dry_run: plan only; nothing is written.
+        progress: is told what is done.
+
+    Raises:
+        UsageError: the references cannot mean anything.
+        LoratoolsError: the merge did what cannot be subtracted, or something fails; nothing is published.
+    """
+    start = time.perf_counter()
+    engine = LocalEngine(workers, progress)
+    with PeakMemory() as memory:
+        inputs = open_inputs(merged, as_list(adapters), weights)
+        plan = plan_unmerge(
+            inputs, Path(output), allow_unmatched=allow_unmatched, force=force, workers=engine.workers
+        )
+        if dry_run:
+            return Report.of_plan(
+                plan,
+                version=__version__,
+                seconds=time.perf_counter() - start,
+                peak_bytes=memory.peak_bytes,
+                totals=plan.totals,
+            )
+        return run_unmerge(plan, engine, memory=memory, start=start)
+
+
+def run_unmerge(plan: UnmergePlan, engine: LocalEngine, *, memory: PeakMemory, start: float) -> Report:
+    """Writes what the plan says and publishes it. `start` is when the clock began, by `time.perf_counter`."""
+    doubts = _Doubts(plan)
+
+    def record(figures: Mapping[str, TensorFigures]) -> Provenance:
+        return unmerge_record(
+            plan.inputs, plan.asked, plan.tensors, doubts.figures, source_roots(plan.tensors, figures)
+        )
+
+    done = run_rewrite(plan, engine, watch=doubts.see, record=record)
+    return Report(
+        command="unmerge",
+        version=__version__,
+        output=plan.output,
+        coverage=settled_coverage(plan.coverage, "merged", done.figures),
+        warnings=(*plan.warnings, *doubts.warnings(), *done.warnings),
+        seconds=time.perf_counter() - start,
+        peak_bytes=memory.peak_bytes,
+        modules=tuple(
+            _module(tensor, doubts.figures[tensor.name]) for tensor in plan.tensors if tensor.updates
+        ),
+        totals=plan.totals,
+        details={"left_behind": list(plan.side.left_behind)},
+    )
+
+
+class _Doubts:
+    """How far each tensor may be off, with what the merge's record knows of it taken into account."""
+
+    def __init__(self, plan: UnmergePlan) -> None:
+        self.figures: dict[str, TensorFigures] = {}
+        self._plan = plan
+        self._elements = {tensor.name: tensor.elements for tensor in plan.tensors}
+        self._modified: list[str] = []
+
+    def see(self, figures: TensorFigures) -> None:
+        """One tensor: the record's hashes may show that it is the base's, or that nothing is known of it."""
+        merged_root = self._plan.asked.record.roots.get(figures.name)
+        if figures.off is not None and figures.root == self._plan.asked.record.base_roots.get(figures.name):
+            figures = replace(figures, off=0, largest_difference=0.0, foreign=0)
+        elif merged_root is not None and merged_root != figures.source_root:
+            self._modified.append(figures.name)
+            if figures.off is not None:
+                figures = replace(figures, off=self._elements[figures.name], largest_difference=None)
+        self.figures[figures.name] = figures
+
+    def warnings(self) -> list[str]:
+        return [*self._in_figures(), *self._not_of_this_merge()]
+
+    def _in_figures(self) -> Iterator[str]:
+        changed = [one for one in self.figures.values() if one.off is not None]
+        off = sum(one.off or 0 for one in changed)
+        if not off:
+            return
+        total = sum(self._elements[one.name] for one in changed)
+        known = [one.largest_difference for one in changed if one.largest_difference is not None]
+        most = f", by at most {max(known):.3g}" if len(known) == len(changed) else ""
+        yield f"{off} of {total} elements ({100 * off / total:.3g} %) may be off from the base{most}"
+
+    def _not_of_this_merge(self) -> Iterator[str]:
+        if self._modified:
+            yield (
+                f"{len(self._modified)} tensors were changed since the merge, {min(self._modified)} for one: "
+                "how far they are off from the base is not known"
+            )
+        foreign = [one for one in self.figures.values() if one.foreign and one.name not in self._modified]
+        if foreign:
+            count = sum(one.foreign for one in foreign)
+            yield (
+                f"{count} elements in {len(foreign)} tensors, {min(one.name for one in foreign)} for one, "
+                "are not what merging these adapters can have given: the figures do not hold for them"
+            )
+
+
+def _module(tensor: Outgoing, figures: TensorFigures) -> MergedModule:
+    off = figures.off or 0
+    return MergedModule(
+        name=tensor.name,
+        shape=tensor.shape,
+        dtype=tensor.dtype,
+        kind=kinds(tensor.updates),
+        scaling=scaling(tensor.updates),
+        norm=figures.norm,
+        changed=figures.changed / tensor.elements if tensor.elements else 0.0,
+        exact=True if not off else off / tensor.elements,
+        largest_difference=figures.largest_difference,
+    )
