@@ -6,12 +6,12 @@ Written against `LoraConfig` of PEFT 0.21.2; a test goes over its fields, so tha
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from loratools.adapters.patterns import checked, matches
 from loratools.adapters.peft_refusals import REFUSED_FIELDS, REFUSED_INITS, REFUSED_TYPES, Refusal
 from loratools.errors import LoratoolsError
 
@@ -136,8 +136,11 @@ def first_match(patterns: Iterable[str], module: str) -> str | None:
     """The pattern that PEFT applies to a module: the first, in order, that reaches the end of its name.
 
     None where PEFT takes the default (`get_pattern_key` of PEFT 0.21.2).
+
+    Raises:
+        LoratoolsError: a pattern could take too long to match.
     """
-    return next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", module)), None)
+    return next((pattern for pattern in patterns if matches(pattern, module)), None)
 
 
 class _Reader:
@@ -210,9 +213,9 @@ class _Reader:
             raise self._wrong(name, value, "an object of patterns")
         for pattern in value:
             try:
-                re.compile(rf"(.*\.)?({pattern})$")
-            except re.error as error:
-                raise self._wrong(name, pattern, f"a regular expression ({error})") from error
+                checked(pattern)
+            except ValueError as error:
+                raise self._wrong(name, pattern, f"a harmless regular expression ({error})") from error
         return {pattern: value_of(f"{name}[{pattern}]", one) for pattern, one in value.items()}
 
     def bias_mode(self) -> BiasMode:

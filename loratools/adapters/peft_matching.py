@@ -50,7 +50,12 @@ def saved_with(name: str, modules: Iterable[str]) -> set[str]:
 
 
 def kept_from(name: str, targeted: Iterable[str]) -> set[str]:
-    """The targeted modules that get no LoRA from PEFT because of a name in `modules_to_save`."""
+    """The targeted modules that get no LoRA from PEFT because of a name in `modules_to_save`.
+
+    All of them for a name that would be a pattern of its own, since PEFT takes it as it is.
+    """
+    if not re.fullmatch(r"[\w.-]+", name):
+        return set(targeted)
     rule = re.compile(rf"(^|.*\.){name}($|\..*)")
     return {module for module in targeted if rule.match(module)}
 

@@ -12,18 +12,28 @@ from loratools.errors import LoratoolsError
 MAX_DIMENSIONS = 32
 """More axes than any layer has, and no more than every numpy can reshape to."""
 
+MAX_NAME = 1000
+"""Characters of a tensor's name at most: some five times the longest that models have, and few enough for the
+patterns that names are told apart by."""
+
 MAX_BYTES = 2**63 - 1
 """The largest file offset that a system knows."""
 
 
 def check_name(name: Any, file: Path) -> str:
-    """`name` if it can name a tensor: a non-empty string of printable characters.
+    """`name` if it can name a tensor: a string of printable characters, not empty and not too long.
 
     Control characters, lone surrogates and invisible format characters (which could pass one name off as
     another on a terminal) are refused.
     """
     if not isinstance(name, str) or not name:
         raise LoratoolsError("a tensor has no name", file=file, hint="write the file again")
+    if len(name) > MAX_NAME:
+        raise LoratoolsError(
+            f"a tensor's name has {len(name):,} characters, above {MAX_NAME:,}",
+            file=file,
+            tensor=f"{name[:40]}...",
+        )
     if not name.isprintable():
         raise LoratoolsError("a tensor's name holds unprintable characters", file=file, tensor=name)
     return name

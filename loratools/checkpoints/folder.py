@@ -144,4 +144,8 @@ def _no_weights(folder: Path, files: list[str], subfolders: list[str], below: li
             file=folder / gguf[0],
             hint="name the checkpoint it was made from",
         )
-    return LoratoolsError("no weights in this folder", file=folder)
+    return LoratoolsError(
+        "no weights in this folder",
+        file=folder,
+        hint="name the one that holds model.safetensors or an adapter",
+    )

@@ -1,4 +1,4 @@
-"""Hashes of tensors that do not depend on the order in which their blocks come.
+"""Hashes of tensors that depend on their bytes alone, not on how these were cut into pieces or files.
 
 A tensor's root is the BLAKE3 hash of the concatenated BLAKE3 digests of its fixed 8 MiB blocks (an empty
 tensor has one block, of no bytes); a checkpoint's fingerprint is the BLAKE3 hash of its tensors' names,
@@ -41,41 +41,6 @@ class TensorHasher:
         """The root of what was given so far, as 64 hexadecimal digits."""
         tail = self._block.digest() if self._filled or not self._digests else b""
         return blake3(bytes(self._digests) + tail).hexdigest()
-
-
-class BlockRoots:
-    """Collects a tensor's blocks in any order, from any thread; `root()` is the same as a `TensorHasher`'s.
-
-    Args:
-        size: the tensor's bytes; it has `count` blocks, all of `BLOCK_BYTES` but the last.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.count = max(1, -(-size // BLOCK_BYTES))
-        self._digests: list[bytes | None] = [None] * self.count
-
-    def block(self, index: int, data: bytes | bytearray | memoryview) -> None:
-        """Takes block `index`, whole. Raises ValueError where its length is not that block's."""
-        length = min(BLOCK_BYTES, self.size - index * BLOCK_BYTES)
-        view = memoryview(data)
-        if not 0 <= index < self.count or view.nbytes != length:
-            raise ValueError(f"{view.nbytes} bytes are not block {index} of {self.size} bytes")
-        self._digests[index] = blake3(view.cast("B") if length else b"").digest()
-
-    def root(self) -> str:
-        """The root, as 64 hexadecimal digits. Raises ValueError while a block is missing."""
-        digests = [digest for digest in self._digests if digest is not None]
-        if self.size and len(digests) < self.count:
-            raise ValueError(f"{self.count - len(digests)} of {self.count} blocks are missing")
-        return blake3(b"".join(digests) if self.size else blake3().digest()).hexdigest()
-
-
-def root_of(data: bytes | bytearray | memoryview) -> str:
-    """The root of a tensor that is in memory."""
-    hasher = TensorHasher()
-    hasher.update(data)
-    return hasher.root()
 
 
 def fingerprint(tensors: Iterable[tuple[str, str, tuple[int, ...], str]]) -> str:

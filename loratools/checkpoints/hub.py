@@ -30,6 +30,9 @@ _BESIDE = re.compile(
 _ADAPTER = re.compile(r"[^/]+/adapter_(model\.(safetensors|bin)|config\.json)")
 """Adapters one folder down, where a repository has no weights at its top."""
 
+_PATIENCE = 10.0
+"""Seconds that the hub may take to tell which files a repository has."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -103,7 +106,9 @@ class _Repository:
         from huggingface_hub import HfApi, snapshot_download
 
         try:
-            files = HfApi().list_repo_files(self._name, revision=self._revision)
+            # not list_repo_files: without a network that one tries for half a minute, and says so on stderr
+            siblings = HfApi().model_info(self._name, revision=self._revision, timeout=_PATIENCE).siblings
+            files = [file.rfilename for file in siblings or ()]
             with _progress_only_on_a_terminal():
                 folder = snapshot_download(self._name, revision=self._revision, allow_patterns=wanted(files))
             return Path(folder)

@@ -41,6 +41,8 @@ def open_checkpoint(reference: str | os.PathLike[str]) -> Checkpoint:
         return _open(text, _locate(path), None)
     if (member := _sample_member(text)) is not None:
         return _open(text, _locate(member), None)
+    if text.startswith(SAMPLE):
+        raise _no_member(text)
     if hub.is_hub_id(text):
         snapshot = hub.fetch(text)
         return _open(text, _locate(snapshot.folder), snapshot.revision)
@@ -100,6 +102,16 @@ def _sample_member(text: str) -> Path | None:
 
     member = text.removeprefix(SAMPLE)
     return sample.path(member) if member in sample.names() else None
+
+
+def _no_member(text: str) -> LoratoolsError:
+    from loratools import sample
+
+    return LoratoolsError(
+        "no such path, and the bundled sample has no such member",
+        file=text,
+        hint=f"it has {', '.join(sample.names())}",
+    )
 
 
 def _locate(path: Path) -> Located:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from loratools.checkpoints.disk import disk_errors
-from loratools.errors import LoratoolsError
+from loratools.errors import LoratoolsError, UsageError
 
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf"})
 """Files that weights come in."""
@@ -17,17 +17,32 @@ _MODEL_FILES = frozenset({"loratools.json", "config.json", "adapter_config.json"
 """Files that mark a folder as a checkpoint, an adapter, or one of our outputs."""
 
 
-def check_target(target: Path, *, force: bool, inputs: Sequence[Path]) -> None:
+def named_target(output: str | os.PathLike[str] | None, *, dry_run: bool) -> Path | None:
+    """The output that was named; None where none was and, in a dry run, none need be.
+
+    Raises:
+        UsageError: something is to be written, and nobody said where.
+    """
+    if output is not None:
+        return Path(output)
+    if not dry_run:
+        raise UsageError("no output was named", hint="say where to write it, with -o OUT")
+    return None
+
+
+def check_target(target: Path | None, *, force: bool, inputs: Sequence[Path]) -> None:
     """Refuses an output that must not be written, from a look at the names alone.
 
     Always refused: an output that is an input, lies inside or above one; a symbolic link; the current folder,
     the home folder or one above them; something that exists and is no model (a folder of other files, a
     repository, a device). Refused unless `force`: an output that exists. Real paths are compared; beside an
-    input *file* an output may lie.
+    input *file* an output may lie. None, a dry run's, is nowhere and so never refused.
 
     Raises:
         LoratoolsError: one of these; the hint says what can be done.
     """
+    if target is None:
+        return
     with disk_errors(target, "look at the output"):
         real = real_target(target)
         _refuse_overlap(target, real, inputs)

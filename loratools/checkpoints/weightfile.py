@@ -85,4 +85,6 @@ def open_weights(path: Path) -> Weights:
             return opener(path)
     if path.suffix == ".safetensors":
         return _open_safetensors(path)
-    raise LoratoolsError("neither a safetensors file nor a torch zip", file=path)
+    raise LoratoolsError(
+        "neither a safetensors file nor a torch zip", file=path, hint="name a weight file, or its folder"
+    )

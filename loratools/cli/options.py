@@ -25,9 +25,9 @@ class Invocation:
     verbose: bool = False
     as_json: bool = False
 
-    def target(self) -> str:
-        """The output, which has to be named where references are."""
-        if self.output is None:
+    def target(self) -> str | None:
+        """The output, which has to be named where references are and something is written."""
+        if self.output is None and not self.dry_run:
             raise UsageError("no output was named", hint="say where to write it, with -o OUT")
         return self.output
 
@@ -89,7 +89,9 @@ _OUTPUT: tuple[Decorator[Any], ...] = (
 )
 _RUN: tuple[Decorator[Any], ...] = (
     _shared("--workers", type=click.IntRange(min=1), metavar="N", help="Threads (default: one a processor)."),
-    _shared("--dry-run", help="Print the plan, with every tensor's fate, and write nothing."),
+    _shared(
+        "--dry-run", help="Print the plan, with every tensor's fate, and write nothing; -o may be left out."
+    ),
 )
 _TALK: tuple[Decorator[Any], ...] = (
     _shared("--quiet", help="Print nothing but warnings and errors."),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loratools.reports.report import Report
 
 ENDLESS = 100_000
-"""Columns of a page that is no terminal: wide enough that no name is cut or folded."""
+"""Columns of a page that is no terminal, or too narrow a one: so many that no name is cut or folded."""
 
 
 def show(report: Report, invocation: Invocation) -> None:
@@ -30,11 +30,15 @@ def show(report: Report, invocation: Invocation) -> None:
     if invocation.as_json:
         click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
     elif not invocation.quiet:
+        from loratools.reports.columns import least_width
         from loratools.reports.tables import pages
 
         out = console()
+        width = out.width
         with out.capture() as drawn:  # rich would end the process where a reader has gone away
             for page in pages(report, full=invocation.verbose or not out.is_terminal):
+                fits = isinstance(page, str) or least_width(page) <= width
+                out.width = width if fits else ENDLESS  # the terminal wraps whole rows then
                 out.print(page, soft_wrap=isinstance(page, str))
         click.echo(drawn.get(), nl=False)
 

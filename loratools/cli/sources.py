@@ -20,13 +20,19 @@ def destination(verb: str, invocation: Invocation, *, bare: bool) -> Iterator[Ta
         with bare_run(verb, force=invocation.force, dry_run=invocation.dry_run) as target:
             yield target
     else:
-        yield Target(Path(invocation.target()), invocation.force)
+        named = invocation.target()
+        yield Target(None if named is None else Path(named), invocation.force)
 
 
 def pair(references: Sequence[str]) -> tuple[str, str]:
     """Base and tuned."""
     if not references:
         return BASE, TUNED
+    if len(references) == 1 and references[0].isdecimal():
+        raise UsageError(
+            f"{references[0]} is no checkpoint; extract takes one --rank",
+            hint="run it once for each rank, or see --energy",
+        )
     if len(references) != 2:
         raise UsageError(
             f"extract takes two checkpoints, a base and its fine-tune, and got {len(references)}",

@@ -35,9 +35,9 @@ def everything() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a run writes, and whether what stands there may be replaced."""
+    """Where a run writes (None in a dry run that names nothing), and whether it may replace what is there."""
 
-    path: Path
+    path: Path | None
     force: bool
 
 

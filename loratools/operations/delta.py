@@ -18,6 +18,9 @@ from loratools.errors import LoratoolsError
 __all__ = ["Comparison", "Difference", "compare", "difference", "hash_tensor"]
 
 _BLOCK_BYTES = 4 * 2**20
+_SAFE_SQUARES = 1e-20
+"""Sums of squares that float32 holds well, whatever the block's size."""
+
 _PRECISION = {"float64": 4, "float32": 3, "float16": 2, "bfloat16": 1}
 
 
@@ -151,6 +154,7 @@ class _Finite:
         )
         if not math.isfinite(squares):
             self._wrong += flat.numel() - int(flat.isfinite().count_nonzero())
+        if not _SAFE_SQUARES < squares < math.inf:
             squares = float(flat.double().square().nansum())
         return squares
 

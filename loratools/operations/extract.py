@@ -10,6 +10,7 @@ from pathlib import Path
 
 from loratools.checkpoints.publication import Publication
 from loratools.checkpoints.reference import open_checkpoint
+from loratools.checkpoints.target import named_target
 from loratools.engine.local import LocalEngine
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
@@ -28,7 +29,7 @@ __all__ = ["extract", "plan_extract", "run_extract"]
 def extract(
     base: str | os.PathLike[str],
     tuned: str | os.PathLike[str],
-    output: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
     *,
     rank: int | None = None,
     energy: float | None = None,
@@ -52,7 +53,7 @@ def extract(
 
     Args:
         base, tuned: paths or hub ids of two checkpoints of one architecture.
-        output: the adapter's folder.
+        output: the adapter's folder; a dry run needs none.
         rank: of every module; 16 if neither it nor `energy` is given.
         energy: instead, the share in (0, 1] of each delta's squared norm to keep, at the least rank.
         max_rank: the most that `energy` may choose.
@@ -90,10 +91,11 @@ def extract(
         base_name=base_name,
         seed=seed,
     )
+    target = named_target(output, dry_run=dry_run)
     started = time.perf_counter()
     engine = LocalEngine(workers, progress)
     with PeakMemory() as memory:
-        plan = plan_extract(base, tuned, Path(output), options=options, workers=engine.workers, force=force)
+        plan = plan_extract(base, tuned, target, options=options, workers=engine.workers, force=force)
         if dry_run:
             seconds = time.perf_counter() - started
             return Report.of_plan(
@@ -105,7 +107,7 @@ def extract(
 def plan_extract(
     base: str | os.PathLike[str],
     tuned: str | os.PathLike[str],
-    output: Path,
+    output: Path | None,
     *,
     options: ExtractOptions,
     workers: int = 1,

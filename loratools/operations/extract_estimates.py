@@ -54,7 +54,7 @@ def _held(job: FactorJob, cut: Truncation) -> int:
     item = 4 if str(delta_dtype(job.base, job.tuned)).endswith("32") else 8
     delta = rows * columns * item
     dense = cut.method is SvdMethod.EXACT or min(rows, columns) < 320 or cut.rank is None
-    block = (cut.rank or 0) + 8
+    block = min(cut.rank or 0, rows, columns) + 8
     return delta + (4 * rows * columns * 8 if dense else 12 * block * (rows + columns) * item)
 
 

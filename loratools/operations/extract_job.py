@@ -189,7 +189,7 @@ class FactorJob:
         certificate = found.certificate
         exact = [torch.from_numpy(factor) for factor in (A, B)]  # (r, in), (out, r)
         stored = [round_once(factor, dtype) for factor in exact]
-        if not all(bool(factor.isfinite().all()) for factor in stored):
+        if not all(bool(factor.isfinite().all()) and bool(factor.any()) for factor in stored):
             raise LoratoolsError(
                 f"the factors do not fit into {self.cut.save_dtype.value}",
                 tensor=self.tuned.name,

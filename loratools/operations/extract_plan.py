@@ -56,7 +56,7 @@ class ExtractPlan(Plan[FactorJob | ReadJob]):
 def make_plan(
     base: Checkpoint,
     tuned: Checkpoint,
-    output: Path,
+    output: Path | None,
     *,
     options: ExtractOptions,
     base_name: str,
@@ -70,7 +70,7 @@ def make_plan(
         LoratoolsError: an output that may not be written, checkpoints that do not belong together, tensors
             that no adapter can hold (unless they are to be dropped).
     """
-    if output.suffix in WEIGHT_SUFFIXES:
+    if output is not None and output.suffix in WEIGHT_SUFFIXES:
         raise UsageError(
             "an adapter needs a folder", file=output, hint="name a folder with -o, without a file's suffix"
         )

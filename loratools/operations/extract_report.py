@@ -74,8 +74,8 @@ def _unrelated(findings: Findings) -> str | None:
     base = math.sqrt(sum(facts.base_norm**2 for facts in findings.factors.values()))
     if not delta > UNRELATED * base:
         return None
-    told = f"{delta / base:.2g} times" if base else "far above"
-    return f"base and tuned look unrelated: the difference has {told} the norm of the base's weights"
+    told = f"has {delta / base:.2g} times the norm of the base's weights" if base else "is all there is"
+    return f"base and tuned look unrelated: the difference {told}"
 
 
 def _costly(plan: ExtractPlan, findings: Findings) -> str | None:

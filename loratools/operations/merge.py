@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from loratools import __version__
 from loratools.checkpoints.provenance import Provenance
+from loratools.checkpoints.target import named_target
 from loratools.engine.local import LocalEngine
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
@@ -26,7 +26,7 @@ from loratools.reports.report import MergedModule, Report
 def merge(
     base: Reference | None,
     adapters: Sequence[Reference] | Reference,
-    output: Reference,
+    output: Reference | None = None,
     *,
     weights: Sequence[float] | None = None,
     dtype: str = "keep",
@@ -47,7 +47,7 @@ def merge(
     Args:
         base: the checkpoint; None for the one that the adapters' configs name.
         adapters: one adapter or several, perhaps with weights (`adapter=0.8`).
-        output: a folder, or a `.safetensors` file where the base has one weight file.
+        output: a folder, or a `.safetensors` file where the base has one weight file; a dry run needs none.
         weights: one for each adapter, where they do not stand inline.
         dtype: `keep`, `float32`, `bfloat16` or `float16`.
         shard_size: `keep`, or the most bytes in a file, such as `5GB`.
@@ -65,6 +65,7 @@ def merge(
         LoratoolsError: something is refused or fails; nothing is published.
     """
     start = time.perf_counter()
+    target = named_target(output, dry_run=dry_run)
     options = MergeOptions.parse(
         dtype=dtype,
         shard_size=shard_size,
@@ -76,7 +77,7 @@ def merge(
     engine = LocalEngine(workers, progress)
     with PeakMemory() as memory:
         inputs = open_inputs(base, as_list(adapters), weights)
-        plan = plan_merge(inputs, Path(output), options, workers=engine.workers)
+        plan = plan_merge(inputs, target, options, workers=engine.workers)
         if dry_run:
             return Report.of_plan(
                 plan,

@@ -49,7 +49,8 @@ def _checkpoint_row(role: str, tensor: Outgoing, verb: str) -> CoverageRow:
         raise ValueError(f"{tensor.name} stands in the checkpoint, and yet starts from nothing")
     how = kinds(tensor.updates)
     if "replace" in how.split("+"):
-        action, reason = Action.REPLACED, f"{verb}: {how}"
+        action = Action.REPLACED
+        reason = "the adapter holds it whole" if how == "replace" else f"{verb}: {how}"
     elif tensor.updates:
         action, reason = Action.MERGED, f"{verb}: {how}"
     elif tensor.source.dtype != tensor.dtype:

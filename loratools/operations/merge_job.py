@@ -17,7 +17,7 @@ from loratools.operations.precision import (
     rounded,
     widened,
 )
-from loratools.operations.streaming import Rows, Source, Target, TensorFigures, blocks, parts
+from loratools.operations.streaming import PART_BYTES, Rows, Source, Target, TensorFigures, blocks, parts
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,10 @@ class MergeJob:
 
     @property
     def memory(self) -> int:
-        """Bytes held at most: a block as read, before, after, between and rounded, and the updates' own."""
+        """Bytes held at most, beside the updates' own: a block as read, in wide numbers, and a product."""
         elements = rows_of_block(self.target) * math.prod(self.target.shape[1:])
         wide = ITEM_BYTES[self.arithmetic]
-        held = elements * (3 * wide + 2 * ITEM_BYTES[self.target.dtype] + wide)
-        return held + sum(update.memory(self.target) for update in self.updates)
+        return elements * (2 * wide + 2 * ITEM_BYTES[self.target.dtype]) + 4 * PART_BYTES
 
     @property
     def arithmetic(self) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import Enum
 
 from loratools.adapters.bind import Tied
+from loratools.checkpoints.sizes import parse_size
 from loratools.errors import UsageError
 from loratools.operations.choices import choice
 
@@ -18,21 +18,6 @@ class OutputDtype(str, Enum):
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
-
-
-_UNITS = {
-    "": 1,
-    "B": 1,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-    "KIB": 2**10,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
-}
-_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]*)")
 
 
 @dataclass(frozen=True)
@@ -50,11 +35,10 @@ class ShardSize:
         """
         if text == "keep":
             return cls(None)
-        match = _SIZE.fullmatch(text.strip())
-        unit = _UNITS.get(match["unit"].upper()) if match else None
-        if match is None or unit is None or float(match["number"]) * unit < 1:
-            raise UsageError(f"{text!r} is no shard size", hint="say keep, or a size such as 5GB")
-        return cls(int(float(match["number"]) * unit))
+        try:
+            return cls(parse_size(text))
+        except UsageError as error:
+            raise UsageError(f"{text!r} is no shard size", hint="say keep, or a size such as 5GB") from error
 
 
 @dataclass(frozen=True)

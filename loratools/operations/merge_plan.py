@@ -30,7 +30,7 @@ from loratools.operations.streaming import TensorFigures
 MergePlan = RewritePlan[MergeOptions]
 
 
-def plan_merge(inputs: MergeInputs, output: Path, options: MergeOptions, *, workers: int) -> MergePlan:
+def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions, *, workers: int) -> MergePlan:
     """Binds the adapters to the base, lays the output out, and says what becomes of every tensor.
 
     Raises:
@@ -60,7 +60,11 @@ def plan_merge(inputs: MergeInputs, output: Path, options: MergeOptions, *, work
         asked=options,
         force=options.force,
         one_file=one_file,
-        shards={output.name: tensors} if one_file else _in_shards(base, tensors, options.shard_size.bytes),
+        shards=(
+            {output.name: tensors}
+            if one_file and output is not None
+            else _in_shards(base, tensors, options.shard_size.bytes)
+        ),
         change=_merge_job,
         record=merge_record(inputs, options, tensors, widest(tensors), *_widest_roots(inputs)),
         side=side,
@@ -148,7 +152,7 @@ def _in_shards(base: Checkpoint, tensors: list[Outgoing], limit: int | None) -> 
     return shards_as_they_are(base, tensors) if limit is None else shards_by_size(base, tensors, limit)
 
 
-def _beside(inputs: MergeInputs, output: Path, *, one_file: bool) -> tuple[SideFiles, list[str]]:
+def _beside(inputs: MergeInputs, output: Path | None, *, one_file: bool) -> tuple[SideFiles, list[str]]:
     """What comes along, with the tokenizer of the last adapter that carries one."""
     side = files_beside(inputs.checkpoint, output, one_file=one_file)
     if one_file:

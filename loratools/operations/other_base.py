@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from loratools.errors import LoratoolsError
 from loratools.operations.base_name import base_name
 from loratools.operations.merge_inputs import MergeInputs
 from loratools.operations.rewrite_record import input_name
+
+_CARD_CHARACTERS = 16_384
+_BASE_MODEL = re.compile(r"""^base_model:\s*["']?(?P<name>[^\s"']+)["']?\s*$""", re.MULTILINE)
 
 
 class BaseCheck:
@@ -49,13 +53,13 @@ class BaseCheck:
 
 def name_warnings(inputs: MergeInputs) -> list[str]:
     """A line for each adapter that calls its base by another name, and whose hashes do not tell better."""
-    return [
-        f"{one.name} says that its base is {one.adapter.base_name}, not {input_name(inputs.checkpoint)}"
-        for one in inputs.adapters
-        if one.adapter.base_name
-        and not one.base_roots
-        and not _is_called(inputs.checkpoint, one.adapter.base_name)
-    ]
+    called = input_name(inputs.checkpoint)
+    lines = []
+    for one in inputs.adapters:
+        said = one.adapter.base_name or _on_the_card(one.opened.folder)
+        if said and not one.base_roots and not _is_called(inputs.checkpoint, said):
+            lines.append(f"{one.name} says that its base is {said}, not {called}")
+    return lines
 
 
 def no_common_tensor(inputs: MergeInputs) -> list[str]:
@@ -73,6 +77,18 @@ def _is_called(checkpoint: Checkpoint, name: str) -> bool:
     if os.path.lexists(name):
         return os.path.realpath(name) == os.path.realpath(checkpoint.root)
     return _last(name) in set(map(_last, _names(checkpoint)))
+
+
+def _on_the_card(folder: Path) -> str | None:
+    """The one `base_model` in the front matter of the adapter's card, where its config names none."""
+    try:
+        with (folder / "README.md").open(encoding="utf-8", errors="replace") as file:
+            head = file.read(_CARD_CHARACTERS)
+    except OSError:
+        return None
+    front = head.removeprefix("---\n").partition("\n---")[0] if head.startswith("---\n") else ""
+    found = _BASE_MODEL.search(front)
+    return found["name"] if found else None
 
 
 def _names(checkpoint: Checkpoint) -> Iterator[str]:

@@ -47,6 +47,7 @@ def run_rewrite(
         LoratoolsError: the disk or a job refused; nothing is published then.
     """
     figures: dict[str, TensorFigures] = {}
+    assert plan.output is not None
     with Publication(
         plan.output, force=plan.force, inputs=plan.inputs.paths, one_file=plan.one_file
     ) as publication:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -39,7 +39,7 @@ class TensorJob(Job[TensorFigures], Protocol):
 
     @property
     def memory(self) -> int:
-        """Bytes that it holds at most."""
+        """Bytes that it holds at most, beside what its updates keep."""
         ...
 
 
@@ -51,7 +51,6 @@ class RewritePlan(Plan[TensorJob], Generic[Asked]):
     none; `header_room` is what one file's header keeps free for the provenance.
     """
 
-    output: Path
     inputs: MergeInputs
     asked: Asked
     force: bool
@@ -90,7 +89,7 @@ class Draft(Generic[Asked]):
     """
 
     command: str
-    output: Path
+    output: Path | None
     inputs: MergeInputs
     asked: Asked
     force: bool
@@ -119,7 +118,7 @@ class Draft(Generic[Asked]):
             coverage=self.coverage,
             read_bytes=read,
             write_bytes=write,
-            memory_bytes=sum(sorted((job.memory for job in jobs), reverse=True)[:workers]),
+            memory_bytes=_memory(jobs, workers) + sum(_kept(shards)),
             seconds=read / (READ_RATE * workers) + write / WRITE_RATE,
             warnings=(*self.warnings, *self.side.notes()),
             inputs=self.inputs,
@@ -139,12 +138,26 @@ class Draft(Generic[Asked]):
         return CopyJob(readable(tensor.source), readable(place))
 
 
-def wants_one_file(checkpoint: Checkpoint, output: Path) -> bool:
+def _memory(jobs: Sequence[TensorJob], workers: int) -> int:
+    """Bytes that the largest jobs hold at once."""
+    return sum(sorted((job.memory for job in jobs), reverse=True)[:workers])
+
+
+def _kept(shards: Sequence[Shard]) -> Iterator[int]:
+    """Bytes of values that updates keep once they have read them."""
+    for shard in shards:
+        for tensor in shard.tensors:
+            yield from (update.memory(shard.place(tensor)) for update in tensor.updates)
+
+
+def wants_one_file(checkpoint: Checkpoint, output: Path | None) -> bool:
     """Whether the output's name asks for one weight file.
 
     Raises:
         UsageError: it does, but the checkpoint has several, or the suffix is that of another format.
     """
+    if output is None:
+        return False
     if output.suffix in _FOREIGN_SUFFIXES:
         raise UsageError(
             "weights are written as safetensors",
@@ -162,7 +175,7 @@ def wants_one_file(checkpoint: Checkpoint, output: Path) -> bool:
     return True
 
 
-def files_beside(checkpoint: Checkpoint, output: Path, *, one_file: bool) -> SideFiles:
+def files_beside(checkpoint: Checkpoint, output: Path | None, *, one_file: bool) -> SideFiles:
     """What comes along: nothing to one file, nor from beside a file that lies in no model's folder."""
     if one_file or not (checkpoint.root.is_dir() or checkpoint.config):
         return SideFiles({}, ())

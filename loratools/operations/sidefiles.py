@@ -151,7 +151,7 @@ def _walk(folder: Path, left: list[LeftBehind], skip: Path | None) -> Iterator[t
         below = PurePosixPath(here.relative_to(folder).as_posix())
         kept = []
         for name in sorted(names):
-            if skip is not None and here / name == skip:
+            if _is(here / name, skip):
                 continue
             reason = _folder_reason(here / name)
             if reason is None:
@@ -160,8 +160,14 @@ def _walk(folder: Path, left: list[LeftBehind], skip: Path | None) -> Iterator[t
                 left.append(LeftBehind(f"{below / name}/", reason))
         names[:] = kept
         for name in sorted(files):
-            if skip is None or here / name != skip:
+            if not _is(here / name, skip):
                 yield below / name, here / name
+
+
+def _is(path: Path, other: Path | None) -> bool:
+    if other is None or path.name != other.name:
+        return False
+    return os.path.realpath(path) == os.path.realpath(other)
 
 
 def _folder_reason(folder: Path) -> str | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from loratools.adapters.bias import Bias
 from loratools.adapters.lowrank import LowRank
 from loratools.adapters.update import Update, rows_of_block
+from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
 from loratools.operations.precision import (
     Rounding,
@@ -25,9 +26,11 @@ from loratools.operations.precision import (
     differing,
     largest_gap,
     least_gap,
+    rounded,
+    stored,
     widened,
 )
-from loratools.operations.streaming import Rows, Source, Target, TensorFigures, blocks, parts
+from loratools.operations.streaming import PART_BYTES, Rows, Source, Target, TensorFigures, blocks, parts
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,10 @@ class SubtractJob:
 
     @property
     def memory(self) -> int:
-        """Bytes held at most: a block as read, c, an update and its product, and the updates' own."""
+        """Bytes held at most, beside the updates' own: a block as read, c, an update and its product."""
         elements = rows_of_block(self.target) * math.prod(self.target.shape[1:])
         wide = ITEM_BYTES[arithmetic_dtype(self.target.dtype)]
-        held = elements * (3 * wide + ITEM_BYTES[self.target.dtype])
-        return held + sum(update.memory(self.target) for update in self.updates)
+        return elements * (3 * wide + ITEM_BYTES[self.target.dtype]) + 8 * PART_BYTES
 
     def run(self, workspace: Path) -> TensorFigures:
         import numpy as np
@@ -64,10 +66,7 @@ class SubtractJob:
         with Source(self.source) as source, Target(self.target, workspace) as target:
             rows = Rows(source, self.target, arithmetic_dtype(self.target.dtype))
             for first, count in blocks(self.target):
-                merged, centre = rows.next(first, count)
-                with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is counted below
-                    for update in self.updates:
-                        centre -= update.apply(np.zeros_like(centre), first)
+                merged, centre = _taken_off(rows, self.updates, first, count)
                 for part in parts(centre):
                     restored = rounding.round(centre[part], merged[part])
                     target.write(np.ascontiguousarray(restored).data)
@@ -85,6 +84,39 @@ class SubtractJob:
                 largest_difference=doubt.largest,
                 foreign=doubt.foreign,
             )
+
+
+def may_have_been(value: TensorSpec, merged: TensorSpec, updates: tuple[Update, ...]) -> bool:
+    """Whether merging `updates` into `value` can have given `merged`: every element lies in its interval.
+
+    Raises:
+        LoratoolsError: a file cannot be read.
+    """
+    alike = value.shape == merged.shape and value.floating and merged.floating
+    if not alike or not all(update.subtractable for update in updates):
+        return False
+    arithmetic = arithmetic_dtype(merged.dtype)
+    doubt = _Doubt(merged.dtype, updates)
+    with Source(merged) as source, TensorReader(value) as reader:
+        rows = Rows(source, merged, arithmetic)
+        for first, count in blocks(merged):
+            after, centre = _taken_off(rows, updates, first, count)
+            before = widened(stored(reader.read(first, count)), value.dtype, arithmetic)
+            doubt.add(after, centre, rounded(before, merged.dtype), first)
+            if doubt.foreign:
+                return False
+    return True
+
+
+def _taken_off(rows: Rows, updates: tuple[Update, ...], first: int, count: int) -> tuple[Stored, Wide]:
+    """(W' as stored, c): some rows of what was merged, and the same without the updates."""
+    import numpy as np
+
+    merged, centre = rows.next(first, count)
+    with np.errstate(over="ignore", invalid="ignore"):  # who asked counts what comes of it
+        for update in updates:
+            centre -= update.apply(np.zeros_like(centre), first)
+    return merged, centre
 
 
 class _Doubt:

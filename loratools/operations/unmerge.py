@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from loratools import __version__
 from loratools.checkpoints.provenance import Provenance
+from loratools.checkpoints.target import named_target
 from loratools.engine.local import LocalEngine
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
@@ -25,7 +25,7 @@ from loratools.reports.report import MergedModule, Report
 def unmerge(
     merged: Reference,
     adapters: Sequence[Reference] | Reference,
-    output: Reference,
+    output: Reference | None = None,
     *,
     weights: Sequence[float] | None = None,
     allow_unmatched: bool = False,
@@ -44,7 +44,8 @@ def unmerge(
     Args:
         merged: a checkpoint that the adapters were merged into.
         adapters: one adapter or several, perhaps with weights (`adapter=0.8`).
-        output: a folder, or a `.safetensors` file where the checkpoint has one weight file.
+        output: a folder, or a `.safetensors` file where the checkpoint has one weight file; a dry run needs
+            none.
         weights: those that the adapters were merged with; by default what the merge's record says, else 1.
         allow_unmatched: go on where keys of an adapter find no tensor.
         workers: threads; one a processor by default. They do not change what is written.
@@ -57,11 +58,12 @@ def unmerge(
         LoratoolsError: the merge did what cannot be subtracted, or something fails; nothing is published.
     """
     start = time.perf_counter()
+    target = named_target(output, dry_run=dry_run)
     engine = LocalEngine(workers, progress)
     with PeakMemory() as memory:
         inputs = open_inputs(merged, as_list(adapters), weights)
         plan = plan_unmerge(
-            inputs, Path(output), allow_unmatched=allow_unmatched, force=force, workers=engine.workers
+            inputs, target, allow_unmatched=allow_unmatched, force=force, workers=engine.workers
         )
         if dry_run:
             return Report.of_plan(

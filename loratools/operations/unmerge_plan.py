@@ -17,6 +17,7 @@ from loratools.operations.merge_coverage import planned_coverage
 from loratools.operations.merge_inputs import MergeInputs
 from loratools.operations.merge_options import OutputDtype
 from loratools.operations.merge_plan import outgoing, said
+from loratools.operations.own_copies import without_own_copies
 from loratools.operations.rewrite_layout import Outgoing, shards_as_they_are
 from loratools.operations.rewrite_plan import Draft, RewritePlan, TensorJob, files_beside, wants_one_file
 from loratools.operations.rewrite_record import (
@@ -44,7 +45,7 @@ UnmergePlan = RewritePlan[UnmergeOptions]
 
 
 def plan_unmerge(
-    inputs: MergeInputs, output: Path, *, allow_unmatched: bool, force: bool, workers: int
+    inputs: MergeInputs, output: Path | None, *, allow_unmatched: bool, force: bool, workers: int
 ) -> UnmergePlan:
     """Binds the adapters to the merged checkpoint, and refuses by name what cannot be subtracted.
 
@@ -60,7 +61,13 @@ def plan_unmerge(
     record = MergeRecord.of(inputs)
     record.refuse_what_cannot_be_had_back()
     roots = tuple(hash_tensors(one.opened) for one in inputs.adapters)
-    inputs, notes = record.told(inputs, adapter_fingerprints(inputs, roots))
+    fingerprints = adapter_fingerprints(inputs, roots)
+    inputs, notes = record.told(inputs, fingerprints)
+    inputs, taken = without_own_copies(
+        inputs,
+        lambda adapter, tensor: record.only_added(fingerprints[adapter], tensor),
+        allow_unmatched=allow_unmatched,
+    )
     binding = bind(
         [(one.adapter, one.weight) for one in inputs.adapters],
         inputs.checkpoint,
@@ -79,12 +86,16 @@ def plan_unmerge(
         asked=options,
         force=force,
         one_file=one_file,
-        shards={output.name: tensors} if one_file else shards_as_they_are(inputs.checkpoint, tensors),
+        shards=(
+            {output.name: tensors}
+            if one_file and output is not None
+            else shards_as_they_are(inputs.checkpoint, tensors)
+        ),
         change=_subtract_job,
         record=widest_record,
         side=files_beside(inputs.checkpoint, output, one_file=one_file),
         coverage=planned_coverage(inputs, binding, tensors, role="merged", verb="subtracted"),
-        warnings=(*said(inputs, binding), *notes),
+        warnings=(*said(inputs, binding), *notes, *taken),
     ).planned(workers)
 
 

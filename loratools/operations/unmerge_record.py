@@ -74,6 +74,13 @@ class MergeRecord:
                     f"the merge rounded this tensor from {before} to {after}", tensor=name, hint=hint
                 )
 
+    def only_added(self, fingerprint: str, tensor: str) -> bool | None:
+        """Whether the merge of this adapter did no more than add to the tensor; None where nothing tells."""
+        if self.provenance is None or all(record.fingerprint != fingerprint for record, _ in self.adapters):
+            return None
+        kinds = [str(row.get("kind")) for row in self.provenance.modules if row.get("name") == tensor]
+        return bool(kinds) and not any("replace" in kind.split("+") for kind in kinds)
+
     def told(self, inputs: MergeInputs, fingerprints: Sequence[str]) -> tuple[MergeInputs, list[str]]:
         """The inputs, with the weights of the merge where none were given, and what has to be said.
 

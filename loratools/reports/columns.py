@@ -6,11 +6,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from rich.cells import cell_len
+from rich.table import Column as RichColumn
 from rich.table import Table
 
 from loratools.errors import printable
 
 Row = TypeVar("Row")
+
+GAP = 2
+"""Blanks between two columns."""
+
+NARROWEST = 24
+"""Columns of the terminal to which a long name is folded at most."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ def table(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Ta
         title_justify="left",
         title_style="bold",
         box=None,
-        padding=(0, 2, 0, 0),
+        padding=(0, GAP, 0, 0),
         pad_edge=False,
     )
     for column in columns:
@@ -43,3 +51,13 @@ def table(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Ta
     for row in rows:
         drawn.add_row(*(printable(column.cell(row)) for column in columns))
     return drawn
+
+
+def least_width(drawn: Table) -> int:
+    """Columns of the terminal that a table needs, with figures whole and names folded to what can be read."""
+    return sum(_least(column) + GAP for column in drawn.columns) - GAP
+
+
+def _least(column: RichColumn) -> int:
+    longest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+    return longest if column.no_wrap else min(longest, NARROWEST)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.table import Table
 
@@ -56,11 +56,12 @@ def explained(coverage: Coverage, *, full: bool) -> Iterator[str]:
 
 
 def everything(coverage: Coverage, *, full: bool) -> Iterator[Table | str]:
-    """Every tensor's fate, for a dry run: one row each if `full`, else grouped by reason."""
+    """Every tensor's fate, for a dry run: one row each if `full`, else grouped by reason, numbers aside."""
     if full:
         yield table("", _EACH, coverage)
     else:
-        yield from (fate.told(full=False) for fate in fates(coverage.rows))
+        rows = [replace(row, reason=words.family(row.reason)) for row in coverage]
+        yield from (fate.told(full=False) for fate in fates(rows))
 
 
 def fates(rows: Sequence[CoverageRow]) -> list[Fate]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from rich.table import Table
 
@@ -11,7 +10,7 @@ from loratools.errors import printable
 from loratools.reports import fates, words
 from loratools.reports.columns import Column, table
 from loratools.reports.modules import module_tables
-from loratools.reports.report import HeldoutLoss, InspectedItem, PlannedWork, Report, Totals
+from loratools.reports.report import ExtractedModule, HeldoutLoss, InspectedItem, PlannedWork, Report, Totals
 
 Page = Table | str
 
@@ -34,7 +33,7 @@ def pages(report: Report, *, full: bool) -> Iterator[Page]:
         yield from _detail(value)
     if report.totals is not None:
         yield _totals(report.totals)
-    yield from _extraction(report.details)
+    yield from _extraction(report)
     yield _closing(report)
 
 
@@ -76,11 +75,16 @@ def _totals(totals: Totals) -> str:
     )
 
 
-def _extraction(details: dict[str, Any]) -> Iterator[str]:
+def _extraction(report: Report) -> Iterator[str]:
     """What an extraction says of itself as a whole."""
+    details = report.details
     if rest := details.get("rest_bytes"):
-        yield f"what was saved whole takes {words.size(rest)} of it, {words.share(details.get('rest_share'))}"
-    if chance := details.get("failure_probability"):
+        share = words.share(details.get("rest_share"))
+        yield f"what was saved whole takes {words.size(rest)} of it, {share}; --rest drop leaves it out"
+    by_chance = any(
+        isinstance(row, ExtractedModule) and row.failure_probability for row in report.modules or ()
+    )
+    if by_chance and (chance := details.get("failure_probability")):
         yield f"the bounds on the excess hold, but for a chance of {words.number(chance)} that one does not"
 
 
@@ -88,8 +92,8 @@ def _closing(report: Report) -> str:
     parts = [words.seconds(report.seconds)]
     if report.peak_bytes is not None:
         parts.append(f"{words.size(report.peak_bytes)} of memory at most")
-    if report.output is not None and report.dry_run:
-        parts.insert(0, f"nothing was written to {report.output}")
+    if report.dry_run:
+        parts.insert(0, "nothing was written" + (f" to {report.output}" if report.output is not None else ""))
     elif report.output is not None:
         parts.insert(0, f"wrote {report.output}")
     return printable(f"{report.command}: {', '.join(parts)}")

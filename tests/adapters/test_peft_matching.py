@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig
@@ -58,3 +59,9 @@ def test_modules_that_a_saved_name_keeps_from_lora(all_modules: set[str], name: 
     config = LoraConfig(target_modules=sorted(all_modules), modules_to_save=[name])
     kept = {module for module in all_modules if not check_target_module_exists(config, module)}
     assert kept_from(name, all_modules) == kept
+
+
+@pytest.mark.parametrize("name", ["model.(a+)+", "model.norm(", "model.[", "model.a|b"])
+def test_a_saved_name_that_is_a_pattern_keeps_all_from_lora(name: str) -> None:
+    """PEFT takes it as one: it may match anything, or nothing, or never end."""
+    assert kept_from(name, ["layers.0.q_proj", "layers.1.q_proj"]) == {"layers.0.q_proj", "layers.1.q_proj"}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -152,7 +153,10 @@ def test_online_only_one_format_is_downloaded(
         return str(snapshot)
 
     files = ["model.safetensors", "pytorch_model.bin", "config.json", "tokenizer.json", "onnx/model.onnx"]
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, name, revision: files)
+    siblings = [SimpleNamespace(rfilename=file) for file in files]
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "model_info", lambda *_, **__: SimpleNamespace(siblings=siblings)
+    )
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert open_checkpoint("org/name@main").revision == COMMIT
     assert asked == [("org/name", "main", ["config.json", "model.safetensors", "tokenizer.json"])]
@@ -161,11 +165,11 @@ def test_online_only_one_format_is_downloaded(
 def test_a_hub_out_of_reach_is_no_failure_if_the_cache_has_it(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def out_of_reach(self: object, name: str, revision: str | None) -> list[str]:
+    def out_of_reach(self: object, name: str, *, revision: str | None, timeout: float) -> object:
         raise ConnectionError("no route")
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", out_of_reach)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", out_of_reach)
     with pytest.raises(LoratoolsError, match=r"does not give it \(ConnectionError\)"):
         open_checkpoint("org/name")
     put(cache, "org/name", {"model.safetensors": weights(1, tmp_path)})

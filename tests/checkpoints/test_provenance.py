@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
+from fixtures.roots import root_of
 from loratools.checkpoints import jsonfile, provenance
-from loratools.checkpoints.hashing import fingerprint, root_of
+from loratools.checkpoints.hashing import fingerprint
 from loratools.checkpoints.parts import write_safetensors
 from loratools.checkpoints.provenance import (
     FILE,

@@ -85,6 +85,7 @@ WRONG = {
     "no value": (("extract", "--energy"), "requires an argument"),
     "no workers": (("merge", "--workers", "0"), "'--workers': 0 is not in the range"),
     "one reference": (("extract", "a", "-o", "x"), "got 1"),
+    "two ranks": (("extract", "--rank", "4", "8"), "8 is no checkpoint; extract takes one --rank"),
     "three references": (("extract", "a", "b", "c", "-o", "x"), "got 3"),
     "no output for extract": (("extract", "a", "b"), "say where to write it, with -o OUT"),
     "no output for merge": (("merge", "a", "b"), "say where to write it, with -o OUT"),

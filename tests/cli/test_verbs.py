@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from safetensors.numpy import save_file
 
+from loratools import Report, UsageError, extract, merge, unmerge
 from loratools.cli.app import application
 
 BASE, TUNED, ADAPTER = "loratools-sample/base", "loratools-sample/tuned", "loratools-sample/lora-r8"
@@ -100,6 +104,55 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(line: tuple[str, ...], fold
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("verb", ["extract", "merge"])
+def test_a_dry_run_needs_no_output(verb: str, folder: Path) -> None:
+    *line, _, _ = LINES[verb]
+    assert "\n" + f"{verb}: nothing was written, " in done(*line, "--dry-run").stdout
+    report = json.loads(done(*line, "--dry-run", "--json").stdout)
+    assert (report["output"], report["dry_run"]) == (None, True)
+    assert len(report["coverage"]) == len(
+        json.loads(done(*LINES[verb], "--dry-run", "--json").stdout)["coverage"]
+    )
+    assert list(folder.iterdir()) == []
+
+
+def test_a_rank_above_all_sides_does_not_swell_the_estimate(folder: Path) -> None:
+    for side in ("base", "tuned"):
+        weight = np.zeros((400, 500), dtype=np.float32)
+        save_file({"model.layers.0.mlp.up_proj.weight": weight}, folder / f"{side}.safetensors")
+
+    def held(rank: str) -> int:
+        line = ("extract", "base.safetensors", "tuned.safetensors", "--rank", rank, "--dry-run", "--json")
+        return int(json.loads(done(*line).stdout)["plan"]["memory_bytes"])
+
+    assert held("8") < held("400") == held("100000")
+
+
+def test_a_dry_run_of_unmerge_needs_no_output(folder: Path) -> None:
+    done("merge", BASE, ADAPTER, "-o", "merged")
+    assert "\nunmerge: nothing was written, " in done("unmerge", "merged", ADAPTER, "--dry-run").stdout
+    assert [path.name for path in folder.iterdir()] == ["merged"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [partial(extract, BASE, TUNED), partial(merge, BASE, ADAPTER), partial(unmerge, BASE, ADAPTER)],
+    ids=["extract", "merge", "unmerge"],
+)
+def test_a_dry_run_from_python_needs_no_output(call: Callable[..., Report], folder: Path) -> None:
+    assert call(dry_run=True).output is None
+    with pytest.raises(UsageError, match="no output was named"):
+        call()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_dry_run_on_a_terminal_tells_layers_together() -> None:
+    terminal = CliRunner(env={"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "0", "NO_COLOR": "1"})
+    told = terminal.invoke(application, ["merge", BASE, ADAPTER, "--dry-run"], prog_name="loratools").stdout
+    assert "applied: 8 of adapter, 45.1 kB: to model.layers.*.mlp.down_proj.weight\n" in told
+    assert told.count("applied: ") == 7
+
+
 @pytest.mark.parametrize("line", LINES.values(), ids=LINES)
 def test_quiet_prints_nothing_but_warnings(line: tuple[str, ...]) -> None:
     result = done(*line, "--quiet")
@@ -144,6 +197,21 @@ def test_piped_tables_keep_whole_names_and_have_no_escapes(no_color: str | None)
     assert result.exit_code == 0, result.stderr
     assert "model.layers.0.self_attn.q_proj  " in result.stdout
     assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize("columns", ["20", "60", "80"])
+def test_a_narrow_terminal_cuts_no_figure(columns: str) -> None:
+    def lines(**environment: str) -> list[str]:
+        line = ["merge", BASE, ADAPTER, "-o", "out", "--force", "-v"]
+        result = CliRunner(env=environment).invoke(application, line, prog_name="loratools")
+        assert result.exit_code == 0, result.stderr
+        return [line for line in result.stdout.splitlines() if " x " in line]
+
+    def figures(line: str) -> list[str]:
+        return line.split()[1:]
+
+    narrow = lines(COLUMNS=columns, TTY_COMPATIBLE="1", TTY_INTERACTIVE="0", NO_COLOR="1")
+    assert [figures(line) for line in narrow] == [figures(line) for line in lines()]
 
 
 def test_json_of_inspect() -> None:
@@ -194,6 +262,11 @@ def test_one_file_where_the_format_is_one_file(folder: Path) -> None:
 REFUSALS: dict[str, tuple[int, tuple[str, ...], str]] = {
     "no such file": (1, ("inspect", "absent/base/x"), "no such file or folder (absent/base/x)"),
     "no such base": (1, ("extract", "absent/base/x", TUNED, "-o", "out"), "absent/base/x"),
+    "no such member of the sample": (
+        1,
+        ("merge", BASE, "loratools-sample/lora-r9", "-o", "out"),
+        "the bundled sample has no such member (loratools-sample/lora-r9); it has base, tuned, lora-r4",
+    ),
     "two checkpoints": (2, ("merge", BASE, TUNED, "-o", "out"), "two checkpoints were given"),
     "no adapter": (2, ("merge", BASE, "-o", "out"), "no adapter was given"),
     "nothing merged": (2, ("unmerge", ADAPTER, "-o", "out"), "no merged checkpoint was given"),

@@ -73,6 +73,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert "://" in link or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
+@pages
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8")):
+        assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{name}"
+
+
 def test_every_page_is_in_the_table_of_contents() -> None:
     listed = set(re.search(r"```{toctree}\n(.*?)```", (DOCS / "index.md").read_text(), re.DOTALL)[1].split())  # type: ignore[index]
     here = {str(page.relative_to(DOCS).with_suffix("")) for page in documents()}

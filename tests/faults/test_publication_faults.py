@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from loratools.checkpoints import copying, disk, exchange, parts, publication, shards
+from loratools.checkpoints import disk, exchange, parts, publication
 from loratools.checkpoints.parts import PartWriter, SafetensorsLayout
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.publication import Publication
@@ -282,7 +282,7 @@ def test_an_interruption_at_each_call_in_turn(
 @cases(FEW)
 def test_an_interruption_at_each_line_in_turn(case: Case, roots: Callable[[], Path], states: States) -> None:
     """Ctrl-C comes between any two lines: here between each two of our own, one after the other."""
-    files = {module.__file__ for module in (publication, exchange, disk, parts, copying, shards)}
+    files = {module.__file__ for module in (publication, exchange, disk, parts)}
     late = 0
     for at in range(1, 5000):
         root = roots()

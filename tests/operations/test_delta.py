@@ -118,3 +118,10 @@ def test_squares_that_overflow_are_no_failure(tmp_path: Path) -> None:
     base = torch.full((4, 4), 1e30, dtype=torch.bfloat16)
     read = difference(stored(tmp_path, "base", base), stored(tmp_path, "tuned", base * 2))
     assert read.base_norm == pytest.approx(4 * float(base[0, 0]), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_nor_are_squares_that_vanish(tmp_path: Path, dtype: torch.dtype) -> None:
+    base = torch.full((4, 4), 1e-30, dtype=dtype)
+    read = difference(stored(tmp_path, "base", base), stored(tmp_path, "tuned", base * 2))
+    assert read.base_norm == pytest.approx(4 * float(base[0, 0]), rel=1e-6)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import fixtures.pairs as pairs
 from fixtures.pairs import SavedPair, llama_pair, write_checkpoint
 from loratools.checkpoints.reference import open_checkpoint
+from loratools.errors import LoratoolsError
 from loratools.operations.extract import extract
 from loratools.reports.report import ExtractedModule, Report
 
@@ -287,6 +288,52 @@ def test_huge_and_tiny_scales(tmp_path: Path, scale: float, dtype: torch.dtype) 
         exact - product(load_file(tmp_path / "out" / "adapter_model.safetensors"), row.name)
     )
     assert measured / np.linalg.norm(exact) == pytest.approx(row.residual, rel=1e-4, abs=1e-7)
+    assert any("look unrelated" in line for line in report.warnings) == (
+        np.linalg.norm(exact) > 0.7 * float(weight.double().norm())
+    )
+    with pytest.raises(LoratoolsError, match="the factors do not fit into float16"):
+        extract(tmp_path / "base", tmp_path / "tuned", tmp_path / "half", rank=2, save_dtype="float16")
+    assert not (tmp_path / "half").exists()
+
+
+@pytest.mark.parametrize("options", [{"rank": 4}, {"energy": 0.9}, {"rank": 4, "rest": "drop"}], ids=str)
+def test_a_tuned_that_equals_the_base_has_nothing_to_extract(
+    pair: SavedPair, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    with pytest.raises(LoratoolsError, match="base and tuned do not differ"):
+        extract(pair.base, pair.base, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("rank", [24, 10_000])
+def test_a_rank_above_the_sides_is_full_rank_and_said(pair: SavedPair, tmp_path: Path, rank: int) -> None:
+    report = extract(pair.base, pair.tuned, tmp_path / "out", rank=rank)
+    for row in report.modules or ():
+        assert row.rank == min(rank, *row.shape)
+    assert any(f"rank {rank} is more than the matrix has" in line for line in report.warnings) == any(
+        min(row.shape) < rank for row in report.modules or ()
+    )
+
+
+def test_a_delta_of_rounding_noise_alone_has_the_optimum_s_residual(tmp_path: Path) -> None:
+    """Both rounded from one float32 matrix, one of them after a nudge below half a unit: no structure."""
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(48, 32, generator=generator)
+    nudged = weight * (1 + 2**-10 * torch.randn(48, 32, generator=generator))
+    name = "model.layers.0.mlp.up_proj.weight"
+    settings = pairs._llama_config(1, 32, 48, 8, "bfloat16")
+    write_checkpoint(tmp_path / "base", {name: weight.bfloat16()}, settings)
+    write_checkpoint(tmp_path / "tuned", {name: nudged.bfloat16()}, settings)
+    for amount in ({"rank": 4}, {"energy": 0.5}):
+        folder = tmp_path / "-".join(amount)
+        row = rows(extract(tmp_path / "base", tmp_path / "tuned", folder, **amount))[
+            "model.layers.0.mlp.up_proj"
+        ]
+        values = np.linalg.svd(
+            delta(SavedPair(tmp_path / "base", tmp_path / "tuned"), name), compute_uv=False
+        )
+        optimum = np.sqrt(np.sum(values[row.rank :] ** 2) / np.sum(values**2))
+        assert row.residual == pytest.approx(optimum, rel=1e-3)
 
 
 def test_one_row_rank_deficient_and_unchanged_matrices(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,9 @@ from loratools.engine.coverage import Action
 from loratools.errors import LoratoolsError, UsageError
 from loratools.linalg.rounding_torch import round_once
 from loratools.operations.merge import merge
+from loratools.operations.merge_inputs import open_inputs
+from loratools.operations.merge_options import MergeOptions
+from loratools.operations.merge_plan import plan_merge
 
 BF16 = torch.bfloat16
 
@@ -194,6 +198,27 @@ def test_bytes_do_not_depend_on_the_workers(tmp_path: Path) -> None:
     assert outputs[0] == outputs[1] == outputs[2]
 
 
+def test_jobs_are_small_and_can_be_pickled(base: Path, adapter: Path, tmp_path: Path) -> None:
+    inputs = open_inputs(base, [adapter], None)
+    options = MergeOptions.parse(
+        dtype="keep",
+        shard_size="keep",
+        tied="auto",
+        allow_unmatched=False,
+        allow_other_base=False,
+        force=False,
+    )
+    plan = plan_merge(inputs, tmp_path / "out", options, workers=2)
+    figures = {}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        plan.shards[0].layout.create(tmp_path / name / plan.shards[0].file)
+        packed = [pickle.dumps(job) for job in plan.jobs]
+        assert max(map(len, packed)) < 4000
+        figures[name] = [pickle.loads(job).run(tmp_path / name) for job in packed]
+    assert figures["one"] == figures["two"]
+
+
 def test_a_dry_run_writes_nothing_and_knows_every_fate(base: Path, adapter: Path, tmp_path: Path) -> None:
     before = digest(tmp_path)
     report = merge(base, [adapter], tmp_path / "out", dry_run=True)
@@ -262,6 +287,9 @@ def test_an_adapter_that_names_another_base_is_warned_about(
         lines = merge(base, [adapter], tmp_path / f"out{place}").warnings
         assert len(lines) == warnings, (name, lines)
     assert "org/other" in lines[0]
+    silent = write_adapter(tmp_path / "silent", factors)
+    (silent / "README.md").write_text("---\nbase_model: org/another\ntags:\n- lora\n---\n# Card\n")
+    assert any("org/another" in line for line in merge(base, [silent], tmp_path / "last").warnings)
 
 
 def test_keys_that_find_no_tensor_are_refused_or_listed(base: Path, tensors: Tensors, tmp_path: Path) -> None:

@@ -88,6 +88,13 @@ def test_folders_that_stay_behind_are_named_whole(name: str, reason: str, folder
     assert (f"{name}/", reason) in [(one.path, one.reason) for one in files.left_behind]
 
 
+def test_an_output_beside_the_weights_is_not_copied_into_itself(folder: Path) -> None:
+    (folder / "merged").mkdir()
+    (folder / "merged" / "config.json").write_text("old")
+    files = side_files(folder, frozenset(), skip=folder / ".." / folder.name / "merged")
+    assert not any("merged" in path for path in files.copied)
+
+
 def test_an_adapter_in_a_subfolder_stays_behind(folder: Path) -> None:
     (folder / "lora").mkdir()
     (folder / "lora" / "adapter_config.json").write_text("{}")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from fixtures.roots import root_of
 from loratools.checkpoints.hashing import TensorHasher
 from loratools.checkpoints.parts import SafetensorsLayout
 from loratools.checkpoints.reference import open_checkpoint
@@ -49,17 +50,11 @@ def place(tmp_path: Path, spec: TensorSpec) -> TensorSpec:
     return TensorSpec("t", spec.dtype, spec.shape, spec.bytes, Path("out.safetensors"), layout.offset("t"))
 
 
-def root(data: bytes) -> str:
-    hasher = TensorHasher()
-    hasher.update(data)
-    return hasher.root()
-
-
 def test_a_copy_is_the_same_bytes_and_hash(stored: torch.Tensor, tmp_path: Path) -> None:
     source = open_checkpoint(tmp_path / "in.safetensors")["t"]
     figures = CopyJob(source, place(tmp_path, source)).run(tmp_path)
     assert torch.equal(load_file(tmp_path / "out.safetensors")["t"], stored)
-    assert figures.root == figures.source_root == root(stored.numpy().tobytes())
+    assert figures.root == figures.source_root == root_of(stored.numpy().tobytes())
     assert figures.changed == 0
 
 
@@ -70,7 +65,20 @@ def test_a_copy_of_a_scalar_or_of_nothing(shape: tuple[int, ...], tmp_path: Path
     source = open_checkpoint(tmp_path / "in.safetensors")["t"]
     figures = CopyJob(source, place(tmp_path, source)).run(tmp_path)
     assert torch.equal(load_file(tmp_path / "out.safetensors")["t"], tensor)
-    assert figures.root == root(tensor.numpy().tobytes())
+    assert figures.root == root_of(tensor.numpy().tobytes())
+
+
+def test_a_copy_reads_and_hashes_each_byte_once(
+    stored: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_checkpoint(tmp_path / "in.safetensors")["t"]
+    hashed = []
+    update = TensorHasher.update
+    monkeypatch.setattr(
+        TensorHasher, "update", lambda self, data: (hashed.append(data.nbytes), update(self, data))[1]
+    )
+    CopyJob(source, place(tmp_path, source)).run(tmp_path)
+    assert sum(hashed) == stored.nbytes
 
 
 def test_a_transposed_tensor_of_a_torch_file_is_copied_row_by_row(tmp_path: Path) -> None:
@@ -78,8 +86,9 @@ def test_a_transposed_tensor_of_a_torch_file_is_copied_row_by_row(tmp_path: Path
     torch.save({"t": tensor}, tmp_path / "pytorch_model.bin")
     source = open_checkpoint(tmp_path / "pytorch_model.bin")["t"]
     assert source.strides is not None
-    CopyJob(source, place(tmp_path, source)).run(tmp_path)
+    figures = CopyJob(source, place(tmp_path, source)).run(tmp_path)
     assert torch.equal(load_file(tmp_path / "out.safetensors")["t"], tensor)
+    assert figures.root == figures.source_root == root_of(tensor.contiguous().numpy().tobytes())
 
 
 def test_rows_come_in_order_and_the_rest_is_hashed_all_the_same(stored: torch.Tensor, tmp_path: Path) -> None:
@@ -88,7 +97,7 @@ def test_rows_come_in_order_and_the_rest_is_hashed_all_the_same(stored: torch.Te
         source.read(0, 100)
         with pytest.raises(ValueError, match="row 200"):
             source.read(200, 100)
-        assert source.root() == root(stored.numpy().tobytes())
+        assert source.root() == root_of(stored.numpy().tobytes())
 
 
 def test_a_tensor_that_was_not_written_whole_has_no_hash(tmp_path: Path) -> None:

@@ -279,6 +279,12 @@ def test_coverage_figures_and_record(merged: Path, adapter: Path, tensors: Tenso
 def test_one_file_and_dry_run(merged: Path, adapter: Path, tmp_path: Path) -> None:
     report = unmerge(merged, [adapter], tmp_path / "back.safetensors", dry_run=True)
     assert report.dry_run
+    assert report.coverage is not None
+    fates = [(row.input, row.tensor) for row in report.coverage]
+    keys = load_file(adapter / "adapter_model.safetensors")
+    assert sorted(fates) == sorted(
+        [*(("merged", name) for name in written(merged)), *(("adapter", key) for key in keys)]
+    )
     assert not (tmp_path / "back.safetensors").exists()
     unmerge(merged, [adapter], tmp_path / "back.safetensors")
     unmerge(merged, [adapter], tmp_path / "back")

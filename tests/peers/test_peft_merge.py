@@ -163,6 +163,45 @@ def _with_magnitudes(bound: np.ndarray, base: np.ndarray, want: np.ndarray) -> n
     return 4 * bound * max(1.0, largest)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", TIED_CASES, ids=lambda case: case.name)
+def test_a_tied_pair_is_what_its_adapter_was_trained_to_rounded_once(
+    case: TiedCase, dtype: str, tmp_path: Path
+) -> None:
+    """Both sides' weights are read off PEFT's forward in float64, on every token and every unit vector."""
+    base = save_base(tiny_llama(tied=True), tmp_path / "base", dtype=getattr(torch, dtype))
+    make_adapter(
+        tiny_llama(tied=True).to(getattr(torch, dtype)).float(),
+        tmp_path / "adapter",
+        save=case.save,
+        **case.options,
+    )
+    trained = adapted(load(base), tmp_path / "adapter")
+    with torch.no_grad():
+        embedding = trained.get_input_embeddings()(torch.arange(48))
+        head = trained.get_output_embeddings()(torch.eye(32, dtype=torch.float64)).T
+    merge(base, [tmp_path / "adapter"], tmp_path / "merged")
+    written = load_file(tmp_path / "merged" / "model.safetensors")
+    exact = {"model.embed_tokens.weight": embedding, "lm_head.weight": head}
+    weight = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
+    equal = total = 0
+    for name, want in exact.items():
+        values = written.get(name, written["model.embed_tokens.weight"]).double().numpy()
+        bound = room(Built(base, tmp_path / "adapter"), name, weight, EPSILON[dtype])
+        bound = np.maximum(
+            bound, room(Built(base, tmp_path / "adapter"), _OTHER[name], weight, EPSILON[dtype])
+        )
+        if case.options.get("use_dora"):
+            bound = _with_magnitudes(bound, weight.double().numpy(), want.numpy())
+        assert (np.abs(values - want.numpy()) - ulp(want.numpy(), dtype) / 2 - bound).max() <= 0, name
+        equal += int((values == rounded_once(want, dtype)).sum())
+        total += values.size
+    assert equal >= 0.999 * total, f"{total - equal} of {total} elements differ from one rounding"
+
+
+_OTHER = {"model.embed_tokens.weight": "lm_head.weight", "lm_head.weight": "model.embed_tokens.weight"}
+
+
 @pytest.mark.parametrize("case", TIED_CASES, ids=lambda case: case.name)
 def test_a_merged_tied_model_computes_what_its_adapter_was_trained_to(case: TiedCase, tmp_path: Path) -> None:
     """As transformers loads it from the files; PEFT's own merge does so only where `peft_agrees`."""
@@ -186,6 +225,23 @@ def test_a_tied_model_that_is_written_apart_computes_the_same(case: TiedCase, tm
     apart = load(tmp_path / "apart")
     assert not apart.config.tie_word_embeddings
     torch.testing.assert_close(logits(apart), logits(load(tmp_path / "auto")))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_vocabulary_that_grew_has_the_adapter_s_rows_rounded_once(dtype: str, tmp_path: Path) -> None:
+    base = save_base(tiny_llama(), tmp_path / "base", dtype=getattr(torch, dtype))
+    grown = tiny_llama()
+    grown.resize_token_embeddings(51)
+    make_adapter(
+        grown, tmp_path / "adapter", target_modules=["q_proj"], r=4, save={"save_embedding_layers": True}
+    )
+    merge(base, [tmp_path / "adapter"], tmp_path / "merged")
+    held = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    written = load_file(tmp_path / "merged" / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        values = held[f"base_model.model.{name}"].double()
+        assert values.shape == (51, 32)
+        assert np.array_equal(written[name].double().numpy(), rounded_once(values, dtype)), name
 
 
 def test_a_vocabulary_that_grew_loads_with_its_rows(tmp_path: Path) -> None:
@@ -225,21 +281,32 @@ def test_the_head_of_another_task_comes_with_its_class(tmp_path: Path) -> None:
     torch.testing.assert_close(logits(loaded.eval()), trained, rtol=1e-5, atol=1e-5)
 
 
-def test_two_adapters_and_weights_are_one_sum(tmp_path: Path) -> None:
-    """Against PEFT's own adapters, scaled, in float64; PEFT in bfloat16 rounds after each of them."""
-    base = save_base(tiny_llama(), tmp_path / "base", dtype=torch.bfloat16)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_adapters_and_weights_are_one_sum(dtype: str, tmp_path: Path) -> None:
+    """Against PEFT's own adapters, scaled, in float64; PEFT in the base's dtype rounds after each of them."""
+    base = save_base(tiny_llama(), tmp_path / "base", dtype=getattr(torch, dtype))
     for seed, name in enumerate(("one", "two"), 1):
         make_adapter(tiny_llama(), tmp_path / name, seed=seed, target_modules=["q_proj", "up_proj"], r=4)
-    merge(base, [f"{tmp_path / 'one'}=0.75", f"{tmp_path / 'two'}=-1.5"], tmp_path / "merged")
+    weights = {"one": 0.75, "two": -1.5}
+    merge(base, [f"{tmp_path / name}={weight}" for name, weight in weights.items()], tmp_path / "merged")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         both = adapted(load(base), tmp_path / "one")
         both.load_adapter(tmp_path / "two", "two", autocast_adapter_dtype=False)
         for module in both.modules():
             if isinstance(module, LoraLayer):
-                module.scaling["default"] *= 0.75
-                module.scaling["two"] *= -1.5
+                module.scaling["default"] *= weights["one"]
+                module.scaling["two"] *= weights["two"]
         exact = both.merge_and_unload(adapter_names=["default", "two"]).state_dict()
+    before = load_file(base / "model.safetensors")
+    equal = total = 0
     for name, tensor in load_file(tmp_path / "merged" / "model.safetensors").items():
-        same = tensor.double().numpy() == rounded_once(exact[name], "bfloat16")
-        assert same.mean() >= 0.999, name
+        values, want = tensor.double().numpy(), exact[name].numpy()
+        bound = sum(
+            max(1.0, abs(weight)) * 2 * room(Built(base, tmp_path / one), name, before[name], EPSILON[dtype])
+            for one, weight in weights.items()
+        )
+        assert (np.abs(values - want) - ulp(want, dtype) / 2 - bound).max() <= 0, name
+        equal += int((values == rounded_once(exact[name], dtype)).sum())
+        total += values.size
+    assert equal >= 0.999 * total, f"{total - equal} of {total} elements differ from one rounding"

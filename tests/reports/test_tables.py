@@ -191,6 +191,20 @@ def test_totals_and_the_last_line() -> None:
     assert lines[-1] == "extract: wrote out, 1.2 s, 250 MB of memory at most"
 
 
+def test_what_was_saved_whole_is_told_with_what_to_do() -> None:
+    made = replace(report_of(), details={"rest_bytes": 9_000, "rest_share": 0.9})
+    assert "what was saved whole takes 9 kB of it, 90 %; --rest drop leaves it out\n" in printed(
+        made, full=False
+    )
+
+
+@pytest.mark.parametrize("chance", [0.0, 1e-8], ids=["exact", "krylov"])
+def test_the_chance_of_a_bound_is_told_where_there_is_one(chance: float) -> None:
+    module = replace(extracted("w"), failure_probability=chance)
+    made = replace(report_of(module), details={"failure_probability": 1e-6})
+    assert ("but for a chance of 1e-06" in printed(made, full=False)) == bool(chance)
+
+
 def test_nothing_measured_is_a_dash() -> None:
     module = MergedModule("w", (4, 4), "float32", "replace", None, None, 1.0)
     text = printed(replace(report_of(module), command="merge", totals=None), full=False)

@@ -1,0 +1,113 @@
+"""The base's own embedding, as PEFT saves it beside the factors of one that it targets: no replacement.
+
+A merge sees that it is what the base has already. In the merged checkpoint it is not any more, so that an
+unmerge has to find out what it was: from the merge's record, else from the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
+
+from loratools.adapters.bind import Tied, bind
+from loratools.adapters.binding import Adapter, Binding, BoundTensor
+from loratools.adapters.names import NameMap
+from loratools.adapters.replace import Replace
+from loratools.adapters.ties import find_ties
+from loratools.checkpoints.checkpoint import Checkpoint
+from loratools.operations.merge_inputs import MergeInputs
+from loratools.operations.subtract import may_have_been
+
+_WHY = "the base's own copy beside the factors"
+
+
+OnlyAdded = Callable[[int, str], bool | None]
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A tensor held in full beside factors of the same parameter, by the adapter's place and that name."""
+
+    adapter: int
+    name: str
+    update: Replace
+
+
+def without_own_copies(
+    inputs: MergeInputs, only_added: OnlyAdded, *, allow_unmatched: bool
+) -> tuple[MergeInputs, list[str]]:
+    """The inputs of an unmerge, without the replacements that a merge found to be what the base had.
+
+    Where no record tells, a copy counts as the base's if the merged tensor is what adding to the copy gives;
+    the second result says so, since the base may have been another.
+
+    Args:
+        inputs: the merged checkpoint and the adapters.
+        only_added: whether merging the adapter of this place did no more than add to the tensor of this name;
+            None where that is not on record.
+        allow_unmatched: as `bind` has it.
+
+    Raises:
+        LoratoolsError: as `bind`; a file cannot be read.
+    """
+    copies = list(_copies(inputs))
+    if not copies:
+        return inputs, []
+    stripped = _without(inputs, copies)
+    binding = bind(
+        [(one.adapter, one.weight) for one in stripped.adapters],
+        inputs.checkpoint,
+        tied=Tied.TIE,
+        allow_unmatched=allow_unmatched,
+    )
+    found, notes = [], []
+    for copy in copies:
+        bound = _bound(copy.name, inputs.checkpoint, binding)
+        if bound is None or bound.source is None:
+            continue
+        recorded = only_added(copy.adapter, bound.name)
+        if recorded is None and may_have_been(copy.update.value.spec, bound.source, bound.updates):
+            adapter = inputs.adapters[copy.adapter].name
+            notes.append(f"{bound.name} is taken to have been what {adapter} holds beside its factors")
+            found.append(copy)
+        elif recorded:
+            found.append(copy)
+    return _without(inputs, found), notes
+
+
+def _copies(inputs: MergeInputs) -> Iterator[_Copy]:
+    for place, one in enumerate(inputs.adapters):
+        for name, updates in one.adapter.updates.items():
+            alone = all(isinstance(update, Replace) for update in updates)
+            for update in updates:
+                if not alone and isinstance(update, Replace) and update.shared:
+                    yield _Copy(place, name, update)
+
+
+def _bound(name: str, checkpoint: Checkpoint, binding: Binding) -> BoundTensor | None:
+    """What was bound to the tensor of a name in memory, or to one that it is tied to."""
+    names = NameMap.of(checkpoint)
+    core = names.core(name)
+    ties = (tie.members for tie in find_ties(checkpoint, names, [core]))
+    tied = next((members for members in ties if core in members), ())
+    stored = [disk for one in (core, *tied) if (disk := names.disk(one)) is not None]
+    return next((binding.tensors[disk] for disk in stored if disk in binding.tensors), None)
+
+
+def _without(inputs: MergeInputs, copies: Collection[_Copy]) -> MergeInputs:
+    adapters = [
+        replace(one, adapter=_stripped(one.adapter, [copy for copy in copies if copy.adapter == place]))
+        for place, one in enumerate(inputs.adapters)
+    ]
+    return replace(inputs, adapters=tuple(adapters))
+
+
+def _stripped(adapter: Adapter, copies: Collection[_Copy]) -> Adapter:
+    """The adapter without these, which then are among the keys that mean nothing."""
+    gone = {copy.update.value.key for copy in copies}
+    updates = {
+        name: tuple(one for one in held if not (isinstance(one, Replace) and one.value.key in gone))
+        for name, held in adapter.updates.items()
+    }
+    ignored = {**adapter.ignored, **dict.fromkeys(sorted(gone), _WHY)}
+    return replace(adapter, updates=updates, ignored=ignored)

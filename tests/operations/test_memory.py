@@ -1,0 +1,48 @@
+"""Memory holds some blocks or modules and the adapter, whatever the checkpoint's size."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fixtures.lora_files import decoder, exact_sum, lora_factors, write_adapter, write_decoder
+
+RUN = """
+import json, sys
+import loratools
+verb, first, second, output = sys.argv[1:]
+options = {"rank": 4} if verb == "extract" else {}
+report = getattr(loratools, verb)(first, second, output, workers=2, **options)
+print(json.dumps([report.peak_bytes, "torch" in sys.modules]))
+"""
+
+
+def peak(verb: str, folder: Path, layers: int) -> tuple[int, int]:
+    """(bytes of the checkpoint, peak anonymous memory of a process that works on it)."""
+    tensors = decoder(dtype=torch.bfloat16, layers=layers, hidden=1024, ffn=2048)
+    base = write_decoder(folder / f"base{layers}", tensors)
+    factors = lora_factors(tensors, modules=["up_proj", "q_proj"])
+    if verb == "extract":
+        changed = {name: value.bfloat16() for name, value in exact_sum(tensors, (factors, 1.0)).items()}
+        other = write_decoder(folder / f"tuned{layers}", changed)
+    else:
+        other = write_adapter(folder / f"adapter{layers}", factors)
+    command = [sys.executable, "-c", RUN, verb, str(base), str(other), str(folder / f"out{layers}")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found, with_torch = json.loads(done.stdout)
+    assert with_torch == (verb == "extract")
+    return sum(tensor.nbytes for tensor in tensors.values()), found
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is not known here")
+@pytest.mark.parametrize("verb", ["extract", "merge", "unmerge"])
+def test_memory_does_not_follow_the_checkpoint(verb: str, tmp_path: Path) -> None:
+    small, small_peak = peak(verb, tmp_path, 4)
+    large, large_peak = peak(verb, tmp_path, 12)
+    assert large - small > 80e6
+    assert large_peak - small_peak < 0.15 * (large - small)
