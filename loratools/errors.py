@@ -56,5 +56,5 @@ class UsageError(LoratoolsError):
 
 
 def printable(text: str) -> str:
-    """`text` with control characters escaped, so that a hostile name can neither break the line nor the terminal."""
+    """`text` with control characters escaped: a hostile name breaks neither the line nor the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

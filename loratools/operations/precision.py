@@ -114,7 +114,9 @@ class Rounding:
             raise LoratoolsError(
                 f"{self.overflown} values do not fit into {self.dtype}",
                 tensor=self.name,
-                hint="write a wider dtype with --dtype bfloat16 or float32",
+                hint="write a wider dtype with --dtype bfloat16 or float32"
+                if self.dtype == "float16"
+                else "are the adapter's alpha and weight those it was trained with?",
             )
 
 

@@ -67,7 +67,11 @@ def test_values_that_overflow_are_refused_with_their_number(tmp_path: Path) -> N
     with pytest.raises(LoratoolsError, match="3 values do not fit into float16") as refused:
         merge(base, [adapter], tmp_path / "out", dtype="float16")
     assert refused.value.tensor == "model.norm.weight"
+    assert "--dtype bfloat16" in (refused.value.hint or "")
     merge(base, [adapter], tmp_path / "out", dtype="bfloat16")
+    with pytest.raises(LoratoolsError, match="values do not fit into bfloat16") as refused:
+        merge(base, [f"{adapter}=1e300"], tmp_path / "huge", dtype="bfloat16")
+    assert "alpha and weight" in (refused.value.hint or "")
 
 
 def test_what_was_not_finite_before_stays_and_is_said(tmp_path: Path) -> None:
