@@ -162,11 +162,7 @@ class _Binder:
             )
         self.done.update(tie.members)
         given = [Given(self._acting(tie, one), one.adapter.keeps_ties) for one in self.given]
-        sides = (
-            sides_together(tie, given)
-            if self.policy is Tied.TIE
-            else sides_as_trained(tie, given, apart=self.policy is Tied.UNTIE)
-        )
+        sides = sides_together(tie, given) if self.policy is Tied.TIE else sides_as_trained(tie, given)
         self._set_idle(self._owned(sides.repeated), f"says what another of {_label(tie)} says")
         if sides.equal and self.policy is not Tied.UNTIE:
             self.decisions.append(f"{_label(tie)} are tied and stay so")

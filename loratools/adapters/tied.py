@@ -71,15 +71,15 @@ class Given:
     keeps_ties: bool = False
 
 
-def sides_as_trained(tie: Tie, adapters: Sequence[Given], *, apart: bool = False) -> Sides:
+def sides_as_trained(tie: Tie, adapters: Sequence[Given]) -> Sides:
     """Each member gets what its own forward pass had.
 
     In memory there is one parameter, and each module may have an adapter of its own. So a replacement of the
     parameter itself (`shared`) reaches all members, and token rows do too unless the head has rows of its own
     (PEFT ties them by itself); factors and saved modules belong to the one module, unless the adapter says
     the same of all members or was trained with them tied (`ensure_weight_tying`): then it is done once to
-    each. PEFT 0.21's merge would add it twice. `apart`: the members are written apart in any case, so that
-    factors which should be one may differ (PEFT loses the tie in bfloat16).
+    each. PEFT 0.21's merge would add it twice. Where factors that were to stay one differ all the same (PEFT
+    loses the tie of a 16-bit base in training), each side has its own.
 
     Raises:
         LoratoolsError: an adapter holds two different values of the one parameter.
@@ -96,7 +96,7 @@ def sides_as_trained(tie: Tie, adapters: Sequence[Given], *, apart: bool = False
         for name in tie.members:
             held[name] += whole[:1]
             own[name] = [update for update in own[name] if not _is_shared(update)]
-        repeated += _share_equal(tie, own, given.keeps_ties, apart=apart)
+        repeated += _share_equal(tie, own, given.keeps_ties)
         for name in tie.members:
             held[name] += own[name]
     return Sides({name: tuple(updates) for name, updates in held.items()}, tuple(repeated))
@@ -139,7 +139,7 @@ def _is_shared(update: Update) -> bool:
     return isinstance(update, Replace) and update.shared
 
 
-def _share_equal(tie: Tie, own: dict[str, list[Update]], keeps_ties: bool, *, apart: bool) -> list[Update]:
+def _share_equal(tie: Tie, own: dict[str, list[Update]], keeps_ties: bool) -> list[Update]:
     """Gives all members the same updates where all say the same, or one says what is meant for all.
 
     That are token rows of the source's, and anything of an adapter that keeps ties; but DoRA's magnitudes are
@@ -155,9 +155,7 @@ def _share_equal(tie: Tie, own: dict[str, list[Update]], keeps_ties: bool, *, ap
     dora = any(update.kind == "dora" for name in speaking for update in own[name])
     keeps_ties = keeps_ties or all(name.endswith(".bias") for name in tie.members)
     if keeps_ties and not all(alike) and not dora:
-        if apart:
-            return []
-        raise _two_values(first[0], own[speaking[alike.index(False)]][0])
+        return []
     said_by_all = len(speaking) == len(tie.members) and all(alike)
     if not (said_by_all or rows_of_source or (keeps_ties and not dora)):
         return []

@@ -138,14 +138,15 @@ def test_what_the_config_ties_but_differs_is_not_tied(tmp_path: Path) -> None:
     )
 
 
-def test_factors_that_should_be_one_but_differ_are_refused(tmp_path: Path) -> None:
+def test_factors_that_should_be_one_but_differ_are_written_apart(tmp_path: Path) -> None:
     opened = checkpoint(tmp_path / "base", TIED, EMBEDDING)
     more = FACTORS | {
         "lm_head.lora_A.weight": torch.ones(2, 4),
         "lm_head.lora_B.weight": 2 * torch.ones(10, 2),
     }
-    with pytest.raises(LoratoolsError, match="tied in the base but differ in the adapter"):
-        bound(opened, tmp_path / "adapter", more, Tied.AUTO, ensure_weight_tying=True)
+    binding = bound(opened, tmp_path / "adapter", more, Tied.AUTO, ensure_weight_tying=True)
+    assert binding.tie_word_embeddings is False
+    assert [len(binding.tensors[name].updates) for name in (EMBEDDING, HEAD)] == [1, 1]
 
 
 def test_one_key_of_an_adapter_that_keeps_ties_means_both(tmp_path: Path) -> None:

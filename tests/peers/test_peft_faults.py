@@ -108,9 +108,8 @@ def test_a_tie_that_is_to_be_kept_is_lost_in_bfloat16(tmp_path: Path) -> None:
         held["base_model.model.lm_head.lora_B.weight"].numpy().T,
     )
     assert not np.array_equal(*sides)
-    with pytest.raises(LoratoolsError, match="tied in the base but differ in the adapter"):
-        merge(base, [tmp_path / "adapter"], tmp_path / "merged")
-    merge(base, [tmp_path / "adapter"], tmp_path / "apart", tied="untie")
+    report = merge(base, [tmp_path / "adapter"], tmp_path / "apart")
+    assert any("are written apart, as the adapter was trained" in line for line in report.warnings)
     written = load_file(tmp_path / "apart" / "model.safetensors")
     weight = load_file(base / "model.safetensors")["model.embed_tokens.weight"].double()
     scaling = 8 / 4  # PEFT's default alpha
