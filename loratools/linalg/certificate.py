@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -36,6 +36,28 @@ class Certificate:
     """How many blocks were multiplied by the delta and by its transpose; 0 for LAPACK."""
     energy: float
     """Share of ||delta||_F² that is kept: 1 - residual²."""
+
+    @property
+    def excess_energy(self) -> float:
+        """Bound on the share of ||delta||_F² that the best approximation keeps beyond this one."""
+        if self.excess is None:
+            return 0.0
+        absolute = (
+            self.excess if self.excess_is_absolute else self.residual * self.excess / (1.0 + self.excess)
+        )
+        best = max(self.residual - absolute, 0.0)
+        return self.residual**2 - best**2
+
+    def with_less(self, share: float) -> Certificate:
+        """That of the same triplets without the last, which hold that share of ||delta||_F²: the best
+        approximation of their rank keeps no more beyond them than that of the larger rank did."""
+        residual = math.sqrt(self.residual**2 + share)
+        best = math.sqrt(max(residual**2 - self.excess_energy, 0.0))
+        absolute = residual <= NEGLIGIBLE
+        excess = residual - best if absolute else residual / best - 1.0 if best else math.inf
+        return replace(
+            self, residual=residual, excess=excess, excess_is_absolute=absolute, energy=1.0 - residual**2
+        )
 
 
 def leading_eigenvalue_bounds(

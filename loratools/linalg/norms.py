@@ -9,15 +9,43 @@ import torch
 
 from .krylov import wide
 
-__all__ = ["Measured", "frobenius_squared", "residual_squared", "rounding_of_energy", "rounding_of_products"]
+__all__ = [
+    "Measured",
+    "comfortably_scaled",
+    "frobenius_squared",
+    "residual_squared",
+    "rounding_of_energy",
+    "rounding_of_products",
+]
 
 _ROWS = 512  # of a block of the residual: fixed, so that sums come in one order
+_COMFORTABLE = (
+    2.0**-20,
+    2.0**30,
+)  # squared norms whose squares, entry by entry, float32 holds to the last bit
 
 
 def frobenius_squared(matrix: torch.Tensor) -> float:
     """||A||_F²: rows in the matrix's own dtype (pairwise, vectorized), their squares summed in float64."""
     rows = matrix if matrix.stride(-1) == 1 else matrix.T
     return float(wide(torch.linalg.vector_norm(rows, dim=1)).square().sum())
+
+
+def comfortably_scaled(delta: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The delta over a power of two, if needed, that keeps fourth powers in range, and the exponent."""
+    norm_squared = frobenius_squared(delta)
+    if _COMFORTABLE[0] <= norm_squared <= _COMFORTABLE[1]:
+        return delta, 0
+    low, high = torch.aminmax(delta)
+    largest = max(abs(float(low)), abs(float(high)))
+    if not math.isfinite(largest):
+        wrong = int(delta.numel() - delta.isfinite().sum())
+        raise ValueError(f"{wrong} of {delta.numel()} entries of the delta are not finite")
+    if largest == 0.0:
+        return delta, 0
+    exponent = max(min(math.frexp(largest)[1], 1000), -1000)
+    half = exponent // 2  # in two steps: 2**-exponent itself may be out of float32's range
+    return delta * 2.0**-half * 2.0 ** (half - exponent), exponent
 
 
 def rounding_of_products(matrix: torch.Tensor) -> float:

@@ -10,6 +10,7 @@ import torch
 
 from .certificate import NEGLIGIBLE, Certificate, leading_eigenvalue_bounds, state_excess
 from .krylov import BlockKrylov, gaussian_block, wide
+from .lanczos import BlockLanczos
 from .norms import Measured, residual_squared, rounding_of_energy, rounding_of_products
 from .ranks import rank_for_energy
 from .tail import tail_bound
@@ -180,7 +181,7 @@ class _Search:
         chance = self.goal.failure_probability / 2.0**self.attempts
         self.failure_probability += chance
         start = gaussian_block(_CHAIN_WIDTH, self.matrix, self.seed + 7919 * self.attempts)
-        chain = BlockKrylov(self.matrix, start, deflated=self.krylov.basis)
+        chain = BlockLanczos(self.matrix, start, deflated=self.krylov.basis)
         leak = self.product_rounding * math.sqrt(float(view.ritz[0]))
         room = self.matrix.shape[1] - self.krylov.size
         while chain.passes < _CHAIN_PASSES and chain.size + chain.width <= room:
@@ -194,12 +195,10 @@ class _Search:
                 return
 
     def _certified(self, coordinates: torch.Tensor, view: _View) -> Triplets | None:
-        """Singular triplets from Ritz vectors (A V' = QR, R = u s v'), if what is measured bears them out."""
-        onto = coordinates.to(self.krylov.images.device)
-        columns, triangle = torch.linalg.qr((onto.T @ self.krylov.images).T)  # (m, r), (r, r)
-        u, S, vh = torch.linalg.svd(triangle)
-        U = (columns @ u).to(device=self.matrix.device, dtype=self.stored_as)
-        Vh = ((onto @ vh.T).T.to(self.krylov.basis) @ self.krylov.basis).to(self.stored_as)
+        """The triplets of some Ritz vectors, if what is measured bears them out."""
+        left, S, right = self.krylov.triplets(coordinates)
+        U = left.to(device=self.matrix.device, dtype=self.stored_as)
+        Vh = right.to(self.stored_as)
         S = S.to(U)
         measured = residual_squared(self.matrix, U, S, Vh, self.norm_squared)
         stored = view.rounding_of_factors(torch.finfo(self.stored_as).eps / 2.0)

@@ -10,16 +10,12 @@ import torch
 
 from .certificate import Certificate, state_excess
 from .krylov import wide
-from .norms import frobenius_squared, residual_squared
+from .norms import comfortably_scaled, frobenius_squared, residual_squared
 from .search import Goal, Triplets, krylov_svd
 
 __all__ = ["Factorization", "SvdMethod", "truncated_svd"]
 
 _LEAST_SIDE = 320  # below, LAPACK is as fast
-_COMFORTABLE = (
-    2.0**-20,
-    2.0**30,
-)  # squared norms whose squares, entry by entry, float32 holds to the last bit
 
 
 class SvdMethod(str, Enum):
@@ -45,6 +41,15 @@ class Factorization:
     norm_squared: float
     """||delta||_F², accumulated in float64."""
     certificate: Certificate
+
+    def leading(self, count: int) -> Factorization:
+        """The first `count` triplets, as a truncation of their own."""
+        if count >= self.S.numel():
+            return self
+        beyond = float(wide(self.S[count:]).square().sum()) / self.norm_squared
+        certificate = self.certificate.with_less(beyond)
+        kept = self.U[:, :count], self.S[:count], self.Vh[:count]
+        return Factorization(*kept, self.norm_squared, certificate)
 
 
 def truncated_svd(
@@ -87,7 +92,7 @@ def truncated_svd(
         TypeError: another dtype.
     """
     _check_request(delta, rank, energy, max_rank, tolerance, failure_probability)
-    scaled, exponent = _comfortably_scaled(delta)
+    scaled, exponent = comfortably_scaled(delta)
     norm_squared = frobenius_squared(scaled)
     if norm_squared == 0.0:
         return _nothing(delta)
@@ -129,23 +134,6 @@ def _check_request(
         raise ValueError(f"tolerance must be positive, not {tolerance}")
     if not 0.0 < failure_probability < 1.0:
         raise ValueError(f"failure_probability lies in (0, 1), not {failure_probability}")
-
-
-def _comfortably_scaled(delta: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """The delta over a power of two, if needed, that keeps fourth powers in range, and the exponent."""
-    norm_squared = frobenius_squared(delta)
-    if _COMFORTABLE[0] <= norm_squared <= _COMFORTABLE[1]:
-        return delta, 0
-    low, high = torch.aminmax(delta)
-    largest = max(abs(float(low)), abs(float(high)))
-    if not math.isfinite(largest):
-        wrong = int(delta.numel() - delta.isfinite().sum())
-        raise ValueError(f"{wrong} of {delta.numel()} entries of the delta are not finite")
-    if largest == 0.0:
-        return delta, 0
-    exponent = max(min(math.frexp(largest)[1], 1000), -1000)
-    half = exponent // 2  # in two steps: 2**-exponent itself may be out of float32's range
-    return delta * 2.0**-half * 2.0 ** (half - exponent), exponent
 
 
 def _krylov_pays(side: int, goal: Goal) -> bool:

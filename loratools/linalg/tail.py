@@ -28,14 +28,15 @@ import torch
 from scipy.special import gammaincinv
 
 from .krylov import BlockKrylov
+from .lanczos import BlockLanczos
 
-__all__ = ["tail_bound"]
+__all__ = ["OrthogonalPolynomials", "tail_bound"]
 
 _LEAST_SCALE = 1e-12  # of a polynomial on nodes in [0, 1]: below, its values there are rounding
 _REFINEMENTS = 4  # of the point at which the kernel polynomial is made large
 
 
-def tail_bound(chain: BlockKrylov, failure_probability: float) -> float:
+def tail_bound(chain: BlockKrylov | BlockLanczos, failure_probability: float) -> float:
     """x with ||A (I - QQ')||_2² <= x, except with the given probability over the chain's start block.
 
     Args:
@@ -52,7 +53,7 @@ def tail_bound(chain: BlockKrylov, failure_probability: float) -> float:
         return 0.0
     nodes = values / top
     quantile = 2.0 * float(gammaincinv(chain.width / 2.0, failure_probability))
-    polynomials = _OrthogonalPolynomials(nodes, nodes * weights.square().sum(1), chain.passes)
+    polynomials = OrthogonalPolynomials(nodes, nodes * weights.square().sum(1), chain.passes)
     point = 2.0
     for _ in range(_REFINEMENTS):
         kernel = polynomials.at(torch.tensor([point], dtype=torch.float64)).squeeze(1)  # (d,)
@@ -63,7 +64,7 @@ def tail_bound(chain: BlockKrylov, failure_probability: float) -> float:
     return top * point
 
 
-class _OrthogonalPolynomials:
+class OrthogonalPolynomials:
     """Orthonormal polynomials of degrees 0 to d - 1 for point masses, by the Stieltjes procedure."""
 
     def __init__(self, nodes: torch.Tensor, masses: torch.Tensor, count: int) -> None:
@@ -93,7 +94,7 @@ class _OrthogonalPolynomials:
         return torch.stack(rows)
 
 
-def _crossing(polynomials: _OrthogonalPolynomials, kernel: torch.Tensor, level: float) -> float:
+def _crossing(polynomials: OrthogonalPolynomials, kernel: torch.Tensor, level: float) -> float:
     """A point x >= 1 with x f(x)² >= level, as small as bisection on a logarithmic grid finds it."""
     low, high = 1.0, 1e12
     for _ in range(3):

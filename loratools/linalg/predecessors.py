@@ -1,0 +1,206 @@
+"""Which numbers of a dtype may have become a given one by `round(F w + G)`, and which of them it was.
+
+A merge computes y = round(F w + G), with G what was added and F = 1, or DoRA's factor of the row. Whoever
+knows y, F and G knows that w lies between
+
+    (y - h - G) / F  and  (y + h' - G) / F,
+
+h and h' half the distances of y to its neighbours. Of the base's dtype, N numbers lie there, in most places
+one: the nearest to (y - G) / F. Where there are more, the place of w among them takes log2 N bits, and that
+is all that has to be kept to have w back. (Nothing can do with less than the entropy of w given y, which is
+about that: the N numbers are about equally likely.)
+
+The interval is widened by what the merge's own arithmetic may have been off. And whoever computes G again, by
+another library on another machine, has it a little different: elements for which a difference of `doubt`
+would change the interval's ends are told, so that they can be kept apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .rounding import bfloat16_to_float32, float64_to_bfloat16, float64_to_float16
+
+__all__ = [
+    "MOST_BITS",
+    "Maps",
+    "Predecessors",
+    "bits_of",
+    "error_bound",
+    "keys_of",
+    "pack",
+    "settled",
+    "unpack",
+    "values_of",
+    "widths",
+]
+
+Bits = NDArray[Any]
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+
+MOST_BITS = 24
+"""Of an index: where more numbers than that are possible, an element is kept as it is."""
+
+_ITEM_BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
+_UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
+_SLACK = 16.0  # units of rounding, beside those of the sums, that an element is clear of every boundary
+
+
+@dataclass(frozen=True)
+class Maps:
+    """y = round(scale · w + shift), element by element; all (k,), float64.
+
+    `size` bounds the sum of the absolute values that `shift` is a sum of, `terms` how many these are.
+    """
+
+    scale: Float64
+    shift: Float64
+    size: Float64
+    terms: int
+
+
+@dataclass(frozen=True)
+class Predecessors:
+    """For each element the numbers that it may have been: `count` of them from the key `first` on.
+
+    `doubtful` marks those whose ends another computation of the map may see elsewhere. Keys are integers in
+    the order of the numbers.
+    """
+
+    first: Int64
+    count: Int64
+    doubtful: NDArray[np.bool_]
+    _centre: Float64
+    _dtype: str
+
+    @classmethod
+    def of(cls, y: Bits, maps: Maps, dtype: str, arithmetic: str) -> Predecessors:
+        """
+        Args:
+            y: (k,), as stored: uint16 for bfloat16.
+            maps: those that made them.
+            dtype: of y and of what is looked for: "bfloat16", "float16" or "float32".
+            arithmetic: "float32" or "float64", in which the merge was computed.
+        """
+        keys = keys_of(y, dtype)
+        with np.errstate(all="ignore"):
+            value = values_of(keys, dtype)
+            below, above = values_of(keys - 1, dtype), values_of(keys + 1, dtype)
+            below = np.where(np.isfinite(below), below, 2.0 * value - above)
+            above = np.where(np.isfinite(above), above, 2.0 * value - below)
+            ends = [((edge + value) / 2.0 - maps.shift) / maps.scale for edge in (below, above)]
+            low, high = np.minimum(*ends), np.maximum(*ends)
+            magnitude, over = np.abs(value) + np.abs(maps.shift), 1.0 / np.abs(maps.scale)
+            room = (2.0 * _UNIT[arithmetic]) * magnitude * over
+            doubt = 2.0**-50 * (magnitude + (maps.terms + 4) * maps.size) * over
+            low, high = low - room, high + room
+            first, least = _ceiling(low - doubt, dtype)
+            last, most = _floor(high + doubt, dtype)
+            # The same numbers begin and end the interval by another computation if no doubt reaches them.
+            clear = (least >= low + doubt) & (most <= high - doubt) & np.isfinite(low) & np.isfinite(high)
+            centre = (value - maps.shift) / maps.scale
+        return cls(first, np.maximum(last - first + 1, 0), ~clear, centre, dtype)
+
+    def keys(self, indices: Int64) -> Int64:
+        """The numbers' keys, given their places among those possible where there are several.
+
+        Where none is possible it is the number nearest to (y - G) / F.
+        """
+        keys = self.first + np.where(self.count > 1, indices, 0)
+        none = self.count == 0
+        if none.any():
+            with np.errstate(all="ignore"):
+                keys[none] = keys_of(_rounded(self._centre[none], self._dtype), self._dtype)
+        return keys
+
+
+def settled(
+    distance: NDArray[Any], least_gap: NDArray[Any], half: NDArray[Any], error: NDArray[Any] | float
+) -> NDArray[np.bool_]:
+    """Where only w can have become y, and is the nearest to c = (y - G) / F, by a wide margin.
+
+    Args:
+        distance: |c - w|; least_gap: of w to the nearer of its neighbours; half: the larger half of y's gaps
+            over |F|; error: bound on what distance and half may be off, with what the interval is widened by.
+    """
+    result: NDArray[np.bool_] = distance < np.minimum(0.5 * least_gap, least_gap - half) - error
+    return result
+
+
+def error_bound(y: NDArray[Any], size: NDArray[Any] | float, terms: int, arithmetic: str) -> NDArray[Any]:
+    """What `settled` has to be given for products and sums made in an arithmetic: generous."""
+    unit = _UNIT[arithmetic]
+    result: NDArray[Any] = (_SLACK * unit) * np.abs(y) + ((terms + _SLACK) * unit) * size
+    return result
+
+
+def keys_of(bits: Bits, dtype: str) -> Int64:
+    """Integers in the order of the numbers; both zeros have the key 0."""
+    integers = bits.view(f"uint{_ITEM_BITS[dtype]}").astype(np.int64)
+    sign = np.int64(1) << np.int64(_ITEM_BITS[dtype] - 1)
+    return np.where(integers & sign, -(integers & (sign - 1)), integers)
+
+
+def bits_of(keys: Int64, dtype: str) -> Bits:
+    """The numbers with these keys, as stored (uint16 for bfloat16); zero is the positive one."""
+    sign = np.int64(1) << np.int64(_ITEM_BITS[dtype] - 1)
+    integers = np.where(keys < 0, sign | -keys, keys).astype(f"uint{_ITEM_BITS[dtype]}")
+    return integers if dtype == "bfloat16" else integers.view(dtype)
+
+
+def values_of(keys: Int64, dtype: str) -> Float64:
+    """The numbers with these keys, as float64; NaN beyond the infinities."""
+    bits = bits_of(keys, dtype)
+    wide = bfloat16_to_float32(bits) if dtype == "bfloat16" else bits
+    with np.errstate(invalid="ignore"):
+        return np.asarray(wide, dtype=np.float64)
+
+
+def _rounded(values: Float64, dtype: str) -> Bits:
+    if dtype == "bfloat16":
+        return float64_to_bfloat16(values)
+    return float64_to_float16(values) if dtype == "float16" else values.astype(np.float32)
+
+
+def _ceiling(values: Float64, dtype: str) -> tuple[Int64, Float64]:
+    """The least number that is not below: its key, and itself."""
+    keys = keys_of(_rounded(values, dtype), dtype)
+    keys += values_of(keys, dtype) < values
+    return keys, values_of(keys, dtype)
+
+
+def _floor(values: Float64, dtype: str) -> tuple[Int64, Float64]:
+    """The largest number that is not above."""
+    keys = keys_of(_rounded(values, dtype), dtype)
+    keys -= values_of(keys, dtype) > values
+    return keys, values_of(keys, dtype)
+
+
+def widths(counts: Int64) -> Int64:
+    """Bits that an index below each count takes: ceil(log2 count), none for a count of 0 or 1."""
+    return np.frexp(np.maximum(counts - 1, 0).astype(np.float64))[1].astype(np.int64)
+
+
+def pack(indices: Int64, width: Int64) -> NDArray[np.uint8]:
+    """Bits (0 or 1, one a byte) of the indices, each in so many, the highest first."""
+    total = int(width.sum())
+    ends = np.cumsum(width)
+    place = np.repeat(ends, width) - 1 - np.arange(total)
+    return ((np.repeat(indices, width) >> place) & 1).astype(np.uint8)
+
+
+def unpack(bits: NDArray[np.uint8], width: Int64) -> Int64:
+    """The indices that `pack` made these bits of."""
+    ends = np.cumsum(width)
+    total = int(width.sum())
+    if len(bits) != total:
+        raise ValueError(f"{len(bits)} bits where {total} are needed")
+    place = np.repeat(ends, width) - 1 - np.arange(total)
+    sums = np.concatenate([[0], np.cumsum(bits.astype(np.int64) << place)])
+    found: Int64 = sums[ends] - sums[ends - width]
+    return found
