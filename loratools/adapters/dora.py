@@ -98,16 +98,22 @@ class Dora:
         self._norms[:] = [np.sqrt(total)]
 
     def apply(self, block: Block, first: int) -> Block:
+        return self.scaled(block, first)[0]
+
+    def scaled(self, block: Block, first: int) -> tuple[Block, Vector]:
+        """The rows as `apply` gives them, and the factors of their outputs (of all, if these are columns)."""
         import numpy as np
 
         block = self.direction.apply(block, first)
         if self.direction.transposed:
-            block *= as_row(self._factor(slice(None), self._prepared()), block)
-            return block
+            factor = self._factor(slice(None), self._prepared())
+            block *= as_row(factor, block)
+            return block, factor
         rows = slice(first, first + len(block))
         norms = self._prepared()[rows] if self.stacked else np.sqrt(square_sums(block, 1))
-        block *= as_column(self._factor(rows, norms), block)
-        return block
+        factor = self._factor(rows, norms)
+        block *= as_column(factor, block)
+        return block, factor
 
     def norm(self) -> None:
         """None: what is added depends on the tensor."""

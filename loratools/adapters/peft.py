@@ -17,6 +17,7 @@ from loratools.adapters.lowrank import LowRank
 from loratools.adapters.peft_config import PeftConfig
 from loratools.adapters.peft_keys import IGNORED, Part, parse_key
 from loratools.adapters.peft_matching import ROOT
+from loratools.adapters.peft_refusals import REFUSED_FORMATS
 from loratools.adapters.replace import Replace, Rows
 from loratools.adapters.update import Update
 from loratools.adapters.values import Values
@@ -41,6 +42,8 @@ def read_adapter(checkpoint: Checkpoint) -> Adapter:
             there, shapes do not belong together, or a rank is not the one that the config gives.
     """
     config_file = str(checkpoint.folder / "adapter_config.json")
+    if checkpoint.format in REFUSED_FORMATS and "peft_type" not in checkpoint.config:
+        raise REFUSED_FORMATS[checkpoint.format].error(checkpoint.root)
     config = PeftConfig.of(checkpoint.config, file=config_file)
     modules, ignored = _by_module(checkpoint)
     reader = _Reader(checkpoint, config, modules)

@@ -156,21 +156,15 @@ class _Reader:
             unknown = Refusal(
                 f"PEFT's method {peft_type or '(none)'}", "it is not LoRA, the one that is known"
             )
-            raise self._refused(REFUSED_TYPES.get(peft_type, unknown))
+            raise REFUSED_TYPES.get(peft_type, unknown).error(self.file)
         for name, refusal in REFUSED_FIELDS.items():
             value = self.config.get(name)
             if value or (value is not None and refusal.even_if_empty):
-                raise self._refused(refusal, name)
+                raise refusal.error(self.file, name)
         init = self.config.get("init_lora_weights", True)
         for name, refusal in REFUSED_INITS.items():
             if isinstance(init, str) and init.lower().startswith(name):
-                raise self._refused(refusal, f"init_lora_weights={init}")
-
-    def _refused(self, refusal: Refusal, setting: str | None = None) -> LoratoolsError:
-        where = f" ({setting})" if setting else ""
-        return LoratoolsError(
-            f"{refusal.what}{where} cannot be merged: {refusal.reason}", file=self.file, hint=refusal.hint
-        )
+                raise refusal.error(self.file, f"init_lora_weights={init}")
 
     def _wrong(self, name: str, value: object, wanted: str) -> LoratoolsError:
         return LoratoolsError(f"{name} is {value!r} where {wanted} is expected", file=self.file)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+
+from loratools.errors import LoratoolsError
 
 _LATER = "merge it with PEFT's merge_and_unload, or wait for a release that knows it"
 
@@ -15,6 +18,13 @@ class Refusal:
     reason: str
     hint: str = _LATER
     even_if_empty: bool = False
+
+    def error(self, file: str | os.PathLike[str] | None, setting: str | None = None) -> LoratoolsError:
+        """What to raise; `setting` is the part of the config that asks for it."""
+        where = f" ({setting})" if setting else ""
+        return LoratoolsError(
+            f"{self.what}{where} cannot be merged: {self.reason}", file=file, hint=self.hint
+        )
 
 
 _CONTEXT = "it adds positions to the context, which no weight of the base can hold"
@@ -73,6 +83,16 @@ REFUSED_TYPES: dict[str, Refusal] = {
     "WAVEFT": Refusal("WaveFT", _NOT_YET),
 }
 """PEFT's methods other than LoRA, by `peft_type`."""
+
+REFUSED_FORMATS: dict[str, Refusal] = {
+    "prompt": Refusal("a prompt or prefix", _CONTEXT, _SERVE),
+    "bottleneck": Refusal(
+        "a bottleneck adapter",
+        "it adds layers in series, with a nonlinearity that no weight of the base can hold",
+        "keep it beside the base and load both with AdapterHub's adapters",
+    ),
+}
+"""Adapters that no merge can express, by format: told from their keys where no `peft_type` names them."""
 
 REFUSED_FIELDS: dict[str, Refusal] = {
     "kasa_config": Refusal(

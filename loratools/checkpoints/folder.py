@@ -16,6 +16,11 @@ MODEL_CONFIG = "config.json"
 INDEX_SUFFIX = ".index.json"
 
 _ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_ADAPTER_HUB_FILES = ("adapter.safetensors", "pytorch_adapter.bin")
+"""AdapterHub's names: they say so little that they count only beside an adapter_config.json."""
+
+_ADAPTER_HUB_HEADS = ("model_head.safetensors", "pytorch_model_head.bin")
+
 _MODEL_FILES = tuple(
     f"{stem}{suffix}{index}"
     for stem, suffix in (
@@ -50,7 +55,8 @@ def locate_in_folder(folder: Path) -> Located:
             framework's shards, or links that leave it.
     """
     files, subfolders = _listing(folder)
-    adapter = [name for name in _ADAPTER_FILES if name in files]
+    adapter = [name for name in _adapter_files(files) if name in files]
+    heads = [name for name in _ADAPTER_HUB_HEADS if name in files]
     model = [name for name in _MODEL_FILES if name in files]
     if adapter and model:
         raise LoratoolsError(
@@ -59,7 +65,8 @@ def locate_in_folder(folder: Path) -> Located:
             hint="name the file that is meant",
         )
     if adapter:
-        return _located(folder, adapter, ADAPTER_CONFIG if ADAPTER_CONFIG in files else None)
+        config = ADAPTER_CONFIG if ADAPTER_CONFIG in files else None
+        return _located(folder, [*adapter, *heads], config)
     config = MODEL_CONFIG if MODEL_CONFIG in files else None
     if model or (model := _only_weight_file(folder, files)):
         return _located(folder, model, config, _adapters_below(folder, subfolders))
@@ -71,9 +78,15 @@ def locate_in_folder(folder: Path) -> Located:
 
 def locate_file(path: Path) -> Located:
     """A weight file named by itself, with the config that belongs to it."""
-    config = path.parent / (ADAPTER_CONFIG if path.name in _ADAPTER_FILES else MODEL_CONFIG)
+    beside = [ADAPTER_CONFIG] if (path.parent / ADAPTER_CONFIG).is_file() else []
+    config = path.parent / (ADAPTER_CONFIG if path.name in _adapter_files(beside) else MODEL_CONFIG)
     shard = (f"{path.name} is one shard of several",) if _SHARD.fullmatch(path.name) else ()
     return Located(path, path, config if config.is_file() else None, shard)
+
+
+def _adapter_files(files: list[str]) -> tuple[str, ...]:
+    """What an adapter's weights may be called in a folder of these files, best first."""
+    return (*_ADAPTER_FILES, *(_ADAPTER_HUB_FILES if ADAPTER_CONFIG in files else ()))
 
 
 def _listing(folder: Path) -> tuple[list[str], list[str]]:
@@ -102,7 +115,7 @@ def _adapters_below(folder: Path, subfolders: list[str]) -> list[str]:
         name
         for name in subfolders
         if (folder / name / ADAPTER_CONFIG).is_file()
-        and any((folder / name / weights).is_file() for weights in _ADAPTER_FILES)
+        and any((folder / name / weights).is_file() for weights in _adapter_files([ADAPTER_CONFIG]))
     ]
 
 

@@ -37,7 +37,7 @@ ADAPTER_FORMATS: tuple[AdapterFormat, ...] = (
     ),
     AdapterFormat(
         "bottleneck",
-        _lines(r"(^|\.)adapter_(down|up)(\.\d+)?\.(weight|bias)$"),
+        _lines(r"(^|\.)adapter_(down|up)(\.\d+)?\.(weight|bias|W(_left|_right)?)$"),
         (".adapter_down.weight", ".adapter_down.0.weight"),
         unmergeable="it adds layers in series, with a nonlinearity that no weight can replace",
     ),
@@ -93,9 +93,14 @@ def kind_and_format(
     names: Iterable[str], container: str, adapter_config: Mapping[str, Any] | None
 ) -> tuple[Kind, str]:
     """What a reference is and its format: an adapter's, else `container` (`safetensors` or `torch`)."""
-    if adapter_config is not None:
-        return Kind.ADAPTER, "prompt" if adapter_config.get("peft_type") in _SOFT_PROMPTS else "peft"
     found = adapter_format(names)
+    if adapter_config is not None:
+        if adapter_config.get("peft_type") in _SOFT_PROMPTS:
+            return Kind.ADAPTER, "prompt"
+        of_adapter_hub = (
+            found is not None and found.name == "bottleneck" and "peft_type" not in adapter_config
+        )
+        return Kind.ADAPTER, "bottleneck" if of_adapter_hub else "peft"
     return (Kind.CHECKPOINT, container) if found is None else (Kind.ADAPTER, found.name)
 
 

@@ -18,7 +18,7 @@ from types import TracebackType
 
 from loratools.checkpoints.disk import FULL, disk_error, disk_errors, flush_file, flush_folder
 from loratools.checkpoints.exchange import exchange, rename_to_new
-from loratools.checkpoints.target import check_target, real_target
+from loratools.checkpoints.target import WEIGHT_SUFFIXES, check_target, real_target
 from loratools.errors import LoratoolsError
 
 __all__ = ["Publication", "check_target"]
@@ -38,20 +38,30 @@ class Publication:
         target: the folder, or with `one_file` the file, that is to appear.
         force: whether an output that exists may be replaced.
         inputs: files and folders that are read: the target is none of them, nor inside or above one.
+        suffixes: those of the files that `force` may replace.
 
     Raises:
         LoratoolsError: the target is refused (see `check_target`; nothing has been created then), or the disk
             refused something: one line that names the file as it would have been called.
     """
 
-    def __init__(self, target: Path, *, force: bool, inputs: Sequence[Path], one_file: bool = False) -> None:
-        check_target(target, force=force, inputs=inputs)
+    def __init__(
+        self,
+        target: Path,
+        *,
+        force: bool,
+        inputs: Sequence[Path],
+        one_file: bool = False,
+        suffixes: frozenset[str] = WEIGHT_SUFFIXES,
+    ) -> None:
+        check_target(target, force=force, inputs=inputs, suffixes=suffixes)
         self.target = target
         self.published = False
         self._final = real_target(target)
         self._force = force
         self._inputs = tuple(Path(os.path.realpath(path)) for path in inputs)
         self._one_file = one_file
+        self._suffixes = suffixes
         self._created: list[Path] = []
         self._ours: tuple[int, int] | None = None
         self._name_folder()
@@ -86,7 +96,7 @@ class Publication:
             source = self._source()
             self._ours = _identity(source)
             self._flush()
-            check_target(self._final, force=self._force, inputs=self._inputs)
+            check_target(self._final, force=self._force, inputs=self._inputs, suffixes=self._suffixes)
             try:
                 self._name(source)
                 for folder in (self._final.parent, *(made.parent for made in self._created)):

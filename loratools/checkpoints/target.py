@@ -30,13 +30,20 @@ def named_target(output: str | os.PathLike[str] | None, *, dry_run: bool) -> Pat
     return None
 
 
-def check_target(target: Path | None, *, force: bool, inputs: Sequence[Path]) -> None:
+def check_target(
+    target: Path | None,
+    *,
+    force: bool,
+    inputs: Sequence[Path],
+    suffixes: frozenset[str] = WEIGHT_SUFFIXES,
+) -> None:
     """Refuses an output that must not be written, from a look at the names alone.
 
     Always refused: an output that is an input, lies inside or above one; a symbolic link; the current folder,
     the home folder or one above them; something that exists and is no model (a folder of other files, a
     repository, a device). Refused unless `force`: an output that exists. Real paths are compared; beside an
-    input *file* an output may lie. None, a dry run's, is nowhere and so never refused.
+    input *file* an output may lie. None, a dry run's, is nowhere and so never refused. `suffixes` are those
+    of the files that `force` may replace.
 
     Raises:
         LoratoolsError: one of these; the hint says what can be done.
@@ -51,7 +58,7 @@ def check_target(target: Path | None, *, force: bool, inputs: Sequence[Path]) ->
             return
         if not force:
             raise LoratoolsError("the output exists already", file=target, hint="--force replaces it")
-        _refuse_foreign(target, real)
+        _refuse_foreign(target, real, suffixes)
 
 
 def real_target(target: Path) -> Path:
@@ -116,7 +123,7 @@ def _refuse_places(target: Path, real: Path) -> None:
             )
 
 
-def _refuse_foreign(target: Path, real: Path) -> None:
+def _refuse_foreign(target: Path, real: Path, suffixes: frozenset[str]) -> None:
     """Refuses to replace what is neither a model nor an adapter: `--force` is for outputs."""
     mode = real.lstat().st_mode
     if stat.S_ISDIR(mode):
@@ -129,7 +136,7 @@ def _refuse_foreign(target: Path, real: Path) -> None:
             reason = "a folder of other files than a model's"
         else:
             return
-    elif stat.S_ISREG(mode) and (real.suffix in WEIGHT_SUFFIXES or not real.stat().st_size):
+    elif stat.S_ISREG(mode) and (real.suffix in suffixes or not real.stat().st_size):
         return
     else:
         reason = "a file of another kind than weights" if stat.S_ISREG(mode) else "no ordinary file or folder"

@@ -40,6 +40,11 @@ from loratools.cli.options import Invocation
     help="Embedding and head that share a tensor: auto keeps the tie where both sides end equal and writes "
     "them apart otherwise; tie changes both sides, as PEFT's merge does.",
 )
+@click.option(
+    "--undo/--no-undo",
+    default=False,
+    help="Keep what makes unmerge give the base back bit by bit, in loratools-undo inside of the output.",
+)
 @click.option("--allow-unmatched", is_flag=True, help="Go on where keys of an adapter find no tensor.")
 @click.option("--allow-other-base", is_flag=True, help="Go on where an adapter was made for another base.")
 @options.writes
@@ -53,6 +58,7 @@ def merge(
     shard_size: str,
     dtype: str,
     tied: str,
+    undo: bool,
     allow_unmatched: bool,
     allow_other_base: bool,
 ) -> None:
@@ -67,6 +73,7 @@ def merge(
       loratools merge ./base ./adapter -o ./merged
       loratools merge ./base ./one ./two=0.5 -o ./merged
       loratools merge ./adapter -o ./merged
+      loratools merge ./base ./adapter -o ./merged --undo
 
     Without references it works on the bundled sample and writes loratools-sample/merge.
     """
@@ -87,6 +94,7 @@ def merge(
             tied=tied,
             allow_unmatched=allow_unmatched,
             allow_other_base=allow_other_base,
+            undo=undo,
             workers=invocation.workers,
             force=target.force,
             dry_run=invocation.dry_run,

@@ -9,7 +9,7 @@ from loratools.cli.options import Invocation
 
 
 @click.command("unmerge", cls=options.Verb)
-@click.argument("references", nargs=-1, metavar="[MERGED ADAPTER...]")
+@click.argument("references", nargs=-1, metavar="[MERGED] [ADAPTER]...")
 @click.option(
     "--weight",
     "weights",
@@ -17,6 +17,14 @@ from loratools.cli.options import Invocation
     multiple=True,
     metavar="F",
     help="Weight that an adapter was merged with; once for each, in their order. Or inline: ADAPTER=0.8.",
+)
+@click.option(
+    "--all", "all_merges", is_flag=True, help="Take off every merge that kept a record, not only the last."
+)
+@click.option(
+    "--allow-modified",
+    is_flag=True,
+    help="Where tensors were changed since the merge, leave these as they are and restore the others.",
 )
 @click.option("--allow-unmatched", is_flag=True, help="Go on where keys of an adapter find no tensor.")
 @options.writes
@@ -27,16 +35,21 @@ def unmerge(
     invocation: Invocation,
     references: tuple[str, ...],
     weights: tuple[float, ...],
+    all_merges: bool,
+    allow_modified: bool,
     allow_unmatched: bool,
 ) -> None:
     """Take merged adapters off again.
 
-    MERGED is a checkpoint that the ADAPTERs were merged into. What they added is subtracted, and the report
-    says how far the result may be off from the base. What a merge replaced is not there any more and cannot
-    be subtracted: that is refused.
+    MERGED is a checkpoint that adapters were merged into. Where the merge kept its record (merge --undo), the
+    base comes back bit by bit, checked by its hashes, and no adapter need be named. Else what the ADAPTERs
+    added is subtracted, and the report says how far the result may be off from the base; what a merge
+    replaced is not there any more then and cannot be subtracted: that is refused.
 
     \b
-    Example:
+    Examples:
+      loratools unmerge ./merged -o ./base-again
+      loratools unmerge ./merged -o ./base-again --all
       loratools unmerge ./merged ./adapter -o ./base-again
 
     Without references it merges the bundled sample first, and writes loratools-sample/unmerge.
@@ -55,7 +68,9 @@ def unmerge(
             merged,
             adapters,
             target.path,
-            weights=list(weights) or None,
+            weights=list(weights) or None if adapters else None,
+            all_merges=all_merges,
+            allow_modified=allow_modified,
             allow_unmatched=allow_unmatched,
             workers=invocation.workers,
             force=target.force,

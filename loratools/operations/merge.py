@@ -12,14 +12,16 @@ from loratools.engine.local import LocalEngine
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
 from loratools.operations.merge_coverage import settled_coverage
-from loratools.operations.merge_inputs import Reference, as_list, open_inputs
+from loratools.operations.merge_inputs import open_inputs
 from loratools.operations.merge_options import MergeOptions
 from loratools.operations.merge_plan import MergePlan, merge_record, plan_merge
 from loratools.operations.other_base import BaseCheck
+from loratools.operations.references import Reference, as_list
 from loratools.operations.rewrite import run_rewrite, source_roots
 from loratools.operations.rewrite_layout import Outgoing
 from loratools.operations.rewrite_record import hash_tensors, kinds, scaling
 from loratools.operations.streaming import TensorFigures
+from loratools.operations.undo.keeper import UndoKeeper
 from loratools.reports.report import MergedModule, Report
 
 
@@ -34,6 +36,7 @@ def merge(
     tied: str = "auto",
     allow_unmatched: bool = False,
     allow_other_base: bool = False,
+    undo: bool = False,
     workers: int | None = None,
     force: bool = False,
     dry_run: bool = False,
@@ -55,6 +58,8 @@ def merge(
             and writes them apart otherwise, `tie` changes both, `untie` writes them apart, `refuse` refuses.
         allow_unmatched: go on where keys of an adapter find no tensor in the base.
         allow_other_base: go on where an adapter's hashes say that it was made for another base.
+        undo: keep, in `loratools-undo/` inside of the output, what `unmerge` needs to give the base back bit
+            by bit, without the adapters.
         workers: threads; one a processor by default. They do not change what is written.
         force: replace an output that exists.
         dry_run: plan only; nothing is written.
@@ -73,6 +78,7 @@ def merge(
         allow_unmatched=allow_unmatched,
         allow_other_base=allow_other_base,
         force=force,
+        undo=undo,
     )
     engine = LocalEngine(workers, progress)
     with PeakMemory() as memory:
@@ -104,7 +110,8 @@ def run_merge(plan: MergePlan, engine: LocalEngine, *, memory: PeakMemory, start
         roots = source_roots(plan.tensors, figures)
         return merge_record(plan.inputs, plan.asked, plan.tensors, figures, roots, adapter_roots)
 
-    done = run_rewrite(plan, engine, watch=watch, record=record)
+    keeper = UndoKeeper(plan, adapter_roots) if plan.asked.undo else None
+    done = run_rewrite(plan, engine, watch=watch, record=record, last=keeper)
     return Report(
         command="merge",
         version=__version__,
@@ -117,7 +124,10 @@ def run_merge(plan: MergePlan, engine: LocalEngine, *, memory: PeakMemory, start
             _module(tensor, done.figures[tensor.name]) for tensor in plan.tensors if tensor.updates
         ),
         totals=plan.totals,
-        details={"left_behind": list(plan.side.left_behind)},
+        details={
+            "left_behind": list(plan.side.left_behind),
+            **({} if keeper is None else {"undo": keeper.size()}),
+        },
     )
 
 

@@ -15,8 +15,7 @@ from loratools.checkpoints.foreign import require_computable
 from loratools.checkpoints.provenance import read_provenance
 from loratools.checkpoints.reference import open_checkpoint, resolve_base, split_weight
 from loratools.errors import LoratoolsError, UsageError
-
-Reference = str | os.PathLike[str]
+from loratools.operations.references import Reference
 
 
 @dataclass(frozen=True)
@@ -76,18 +75,19 @@ def open_inputs(
         raise UsageError("no adapter was given", hint="name an adapter after the checkpoint")
     chosen = _weights([weight for _, weight in split], weights)
     opened = [_open_adapter(reference) for reference, _ in split]
+    read = [read_adapter(one) for one in opened]  # before the base: it may be what is not here
     base = _open_checkpoint(checkpoint if checkpoint is not None else _named_base(opened))
     return MergeInputs(
         base,
         tuple(
             WeightedAdapter(
                 one,
-                read_adapter(one),
+                adapter,
                 1.0 if weight is None else weight,
                 weight is not None,
                 _base_roots(one),
             )
-            for one, weight in zip(opened, chosen, strict=True)
+            for one, adapter, weight in zip(opened, read, chosen, strict=True)
         ),
     )
 
@@ -151,8 +151,3 @@ def _base_roots(adapter: Checkpoint) -> Mapping[str, str]:
         ) from error
     inputs = () if record is None else record.inputs
     return next((one.tensors for one in inputs if one.role == "base"), {})
-
-
-def as_list(references: Sequence[Reference] | Reference) -> list[Reference]:
-    """One reference or several, as a list."""
-    return [references] if isinstance(references, (str, os.PathLike)) else list(references)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loratools.adapters.update import Update, foundation, rows_of_block
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
@@ -19,6 +20,9 @@ from loratools.operations.precision import (
 )
 from loratools.operations.streaming import PART_BYTES, Rows, Source, Target, TensorFigures, blocks, parts
 
+if TYPE_CHECKING:
+    from loratools.operations.undo.recorder import Kept, Recorder
+
 
 @dataclass(frozen=True)
 class MergeJob:
@@ -31,6 +35,8 @@ class MergeJob:
     source: TensorSpec | None
     target: TensorSpec
     updates: tuple[Update, ...] = ()
+    keep: str | None = None
+    """Where, below the output's folder, to put what an undo record needs of the tensor."""
 
     @property
     def name(self) -> str:
@@ -55,11 +61,11 @@ class MergeJob:
     def run(self, workspace: Path) -> TensorFigures:
         with Target(self.target, workspace) as target:
             if self.source is None:
-                return self._stream(None, target)
+                return self._stream(None, target, workspace)
             with Source(self.source) as source:
-                return self._stream(source, target)
+                return self._stream(source, target, workspace)
 
-    def _stream(self, source: Source | None, target: Target) -> TensorFigures:
+    def _stream(self, source: Source | None, target: Target, workspace: Path) -> TensorFigures:
         import numpy as np
 
         rows = Rows(source, self.target, self.arithmetic)
@@ -68,15 +74,17 @@ class MergeJob:
         before = self.target.dtype if source is None else source.spec.dtype
         rounding = Rounding(self.name, before, self.target.dtype)
         tally = _Tally(before, self.target.dtype, measure=not _norm_is_known(self.updates))
+        recorder = self._recorder()
         for first, count in blocks(self.target):
             original, block = rows.next(first, count)
             with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is counted below
-                for update in self.updates:
-                    block = update.apply(block, first)
+                block = self._applied(block, first, recorder)
             for part in parts(block):
                 result = rounding.round(block[part], original[part])
                 target.write(np.ascontiguousarray(result).data)
                 tally.add(original[part], block[part], result)
+                if recorder is not None:
+                    recorder.add(original[part], block[part], result, first + part.start)
         rounding.refuse_overflow()
         return TensorFigures(
             self.name,
@@ -85,7 +93,34 @@ class MergeJob:
             changed=tally.changed,
             norm=self._norm(tally),
             nonfinite=rounding.nonfinite,
+            source_name=None if self.source is None else self.source.name,
+            undo=self._kept(recorder, workspace),
         )
+
+    def _applied(self, block: Wide, first: int, recorder: Recorder | None) -> Wide:
+        if recorder is not None:
+            return recorder.apply(self.updates, block, first)
+        for update in self.updates:
+            block = update.apply(block, first)
+        return block
+
+    def _recorder(self) -> Recorder | None:
+        if self.keep is None or self.source is None:
+            return None
+        from loratools.operations.undo.recorder import Keeping, Recorder, how_to_keep
+
+        if how_to_keep(self.source, self.target, self.updates) is not Keeping.INTERVAL:
+            return None
+        return Recorder(self.updates, self.target, self.arithmetic)
+
+    def _kept(self, recorder: Recorder | None, workspace: Path) -> Kept | None:
+        if self.keep is None or self.source is None:
+            return None
+        from loratools.operations.undo.recorder import keep_whole
+
+        if recorder is not None:
+            return recorder.finish(workspace / self.keep, self.keep)
+        return keep_whole(self.source, workspace / self.keep, self.keep)
 
     def _norm(self, tally: _Tally) -> float | None:
         if not self.updates:

@@ -51,6 +51,7 @@ class MergeOptions:
     allow_unmatched: bool
     allow_other_base: bool
     force: bool
+    undo: bool = False
 
     @classmethod
     def parse(
@@ -62,6 +63,7 @@ class MergeOptions:
         allow_unmatched: bool,
         allow_other_base: bool,
         force: bool,
+        undo: bool = False,
     ) -> MergeOptions:
         """The options that the words name. Raises UsageError where a word is unknown."""
         return cls(
@@ -71,4 +73,5 @@ class MergeOptions:
             allow_unmatched=allow_unmatched,
             allow_other_base=allow_other_base,
             force=force,
+            undo=undo,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from loratools import __version__
@@ -26,6 +27,8 @@ from loratools.operations.rewrite_plan import Draft, RewritePlan, TensorJob, fil
 from loratools.operations.rewrite_record import changed_rows, input_record, widest, widest_roots
 from loratools.operations.sidefiles import SideFiles, with_tokenizer
 from loratools.operations.streaming import TensorFigures
+from loratools.operations.undo.parts import part_of
+from loratools.operations.undo.record import FOLDER
 
 MergePlan = RewritePlan[MergeOptions]
 
@@ -43,6 +46,8 @@ def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions, 
         raise UsageError(
             "one file has no shards", file=output, hint="leave --shard-size out, or name a folder"
         )
+    if one_file and options.undo:
+        raise UsageError("one file has no room for an undo record", file=output, hint="name a folder")
     check_target(output, force=options.force, inputs=inputs.paths)
     binding = bind(
         [(one.adapter, one.weight) for one in inputs.adapters],
@@ -53,6 +58,8 @@ def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions, 
     tensors = outgoing(base, binding, options.dtype)
     config = merged_config(base, tensors, dtype=options.dtype, binding=binding, adapters=inputs.adapters)
     side, notes = _beside(inputs, output, one_file=one_file)
+    if options.undo:
+        side = side.without(f"{FOLDER}/")  # earlier records come along with the new one
     draft = Draft(
         command="merge",
         output=output,
@@ -65,7 +72,7 @@ def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions, 
             if one_file and output is not None
             else _in_shards(base, tensors, options.shard_size.bytes)
         ),
-        change=_merge_job,
+        change=_Jobs({tensor.name: part_of(n) for n, tensor in enumerate(tensors)} if options.undo else {}),
         record=merge_record(inputs, options, tensors, widest(tensors), *_widest_roots(inputs)),
         side=side,
         coverage=planned_coverage(inputs, binding, tensors, role="base", verb="merged"),
@@ -125,6 +132,7 @@ def merge_record(
             "shard_size": options.shard_size.bytes or "keep",
             "tied": options.tied.value,
             "weights": [one.weight for one in inputs.adapters],
+            **({"undo": True} if options.undo else {}),
         },
         inputs=(input_record("base", inputs.checkpoint, base_roots), *adapters),
         tensors={name: figures[name].root for name in sorted(figures)},
@@ -144,8 +152,14 @@ def said(inputs: MergeInputs, binding: Binding) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _merge_job(tensor: Outgoing, place: TensorSpec) -> TensorJob:
-    return MergeJob(tensor.source, place, tensor.updates)
+@dataclass(frozen=True)
+class _Jobs:
+    """Makes the jobs of tensors; `parts` says where each leaves what an undo record keeps."""
+
+    parts: Mapping[str, str]
+
+    def __call__(self, tensor: Outgoing, place: TensorSpec) -> TensorJob:
+        return MergeJob(tensor.source, place, tensor.updates, self.parts.get(tensor.name))
 
 
 def _in_shards(base: Checkpoint, tensors: list[Outgoing], limit: int | None) -> dict[str, list[Outgoing]]:

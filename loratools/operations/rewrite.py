@@ -11,7 +11,7 @@ from typing import Any
 
 from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.parts import SafetensorsLayout, write_at
-from loratools.checkpoints.provenance import Provenance
+from loratools.checkpoints.provenance import FILE, Provenance
 from loratools.checkpoints.publication import Publication
 from loratools.engine.local import LocalEngine
 from loratools.errors import LoratoolsError
@@ -36,12 +36,14 @@ def run_rewrite(
     *,
     watch: Callable[[TensorFigures], None],
     record: Callable[[Mapping[str, TensorFigures]], Provenance],
+    last: Callable[[Path, Mapping[str, TensorFigures]], tuple[str, ...]] | None = None,
 ) -> Rewritten:
     """Writes everything and publishes it.
 
     Args:
         watch: is shown each tensor's figures as they come, and may refuse by raising LoratoolsError.
         record: makes the provenance of all figures, by tensor.
+        last: writes what is written when all else is there, into the unpublished folder; gives warnings.
 
     Raises:
         LoratoolsError: the disk or a job refused; nothing is published then.
@@ -62,7 +64,8 @@ def run_rewrite(
             _write_header(plan, provenance, publication.folder)
         else:
             _write_texts(plan, provenance, publication.folder)
-        warnings = publication.publish()
+        notes = () if last is None else last(publication.folder, figures)
+        warnings = (*notes, *publication.publish())
     return Rewritten(figures, (*_nonfinite(figures), *warnings))
 
 
@@ -90,6 +93,14 @@ def _copy_side_files(side: SideFiles, folder: Path) -> None:
 
 
 def _write_texts(plan: RewritePlan[Any], provenance: Provenance, folder: Path) -> None:
+    if plan.kept is not None:
+        for relative, data in plan.kept.items():
+            with disk_errors(folder / relative):
+                (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+                (folder / relative).write_bytes(data)
+        if FILE not in plan.kept:
+            provenance.write(folder)
+        return
     index = index_of(plan.shards)
     if index is not None:
         _write_json(folder / index[0], index[1])
@@ -98,10 +109,14 @@ def _write_texts(plan: RewritePlan[Any], provenance: Provenance, folder: Path) -
     provenance.write(folder)
 
 
+def json_text(content: Mapping[str, object]) -> str:
+    """An index or a config as it is written."""
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     with disk_errors(path):
-        path.write_text(text, encoding="utf-8", newline="\n")
+        path.write_text(json_text(content), encoding="utf-8", newline="\n")
 
 
 def _write_header(plan: RewritePlan[Any], provenance: Provenance, folder: Path) -> None:

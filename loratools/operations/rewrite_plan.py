@@ -48,7 +48,9 @@ class RewritePlan(Plan[TensorJob], Generic[Asked]):
     """A plan with all that is to be written.
 
     `asked` are the verb's own options. `config` is None where the input's is copied as it is, or there is
-    none; `header_room` is what one file's header keeps free for the provenance.
+    none; `header_room` is what one file's header keeps free for the provenance. `kept` are other files that
+    are written as they are given, instead of an index and a config of the plan's own; where the provenance is
+    among them, none is written.
     """
 
     inputs: MergeInputs
@@ -60,6 +62,7 @@ class RewritePlan(Plan[TensorJob], Generic[Asked]):
     metadata: Mapping[str, str]
     side: SideFiles
     config: Mapping[str, object] | None = field(repr=False)
+    kept: Mapping[str, bytes] | None = field(default=None, repr=False)
 
     @property
     def checkpoint(self) -> Checkpoint:
@@ -118,7 +121,7 @@ class Draft(Generic[Asked]):
             coverage=self.coverage,
             read_bytes=read,
             write_bytes=write,
-            memory_bytes=_memory(jobs, workers) + sum(_kept(shards)),
+            memory_bytes=held_at_once(jobs, workers) + sum(_kept(shards)),
             seconds=read / (READ_RATE * workers) + write / WRITE_RATE,
             warnings=(*self.warnings, *self.side.notes()),
             inputs=self.inputs,
@@ -138,7 +141,7 @@ class Draft(Generic[Asked]):
         return CopyJob(readable(tensor.source), readable(place))
 
 
-def _memory(jobs: Sequence[TensorJob], workers: int) -> int:
+def held_at_once(jobs: Sequence[TensorJob], workers: int) -> int:
     """Bytes that the largest jobs hold at once."""
     return sum(sorted((job.memory for job in jobs), reverse=True)[:workers])
 

@@ -41,7 +41,7 @@ def input_record(role: str, checkpoint: Checkpoint, roots: Mapping[str, str]) ->
 
 def hash_tensors(checkpoint: Checkpoint) -> dict[str, str]:
     """The root of every tensor, by reading all of it: for adapters, which are small."""
-    return {name: _root(checkpoint[name]) for name in checkpoint}
+    return {name: tensor_root(checkpoint[name]) for name in checkpoint}
 
 
 def changed_rows(
@@ -104,6 +104,7 @@ def header_room(record: Provenance) -> int:
     return len(json.dumps(record.to_header()[HEADER_KEY], ensure_ascii=False).encode())
 
 
-def _root(spec: TensorSpec) -> str:
+def tensor_root(spec: TensorSpec) -> str:
+    """The root of a tensor, by reading all of it."""
     with Source(spec) as source:
         return source.root()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from loratools.adapters.update import Update, rows_of_block
 from loratools.checkpoints.hashing import TensorHasher
@@ -17,6 +18,9 @@ from loratools.checkpoints.parts import Buffer, PartWriter
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import RawTensor, TensorSpec
 from loratools.operations.precision import Stored, Wide, stored, widened
+
+if TYPE_CHECKING:
+    from loratools.operations.undo.recorder import Kept
 
 
 def blocks(spec: TensorSpec) -> Iterator[tuple[int, int]]:
@@ -187,7 +191,8 @@ class TensorFigures:
     written; `changed` counts the elements that differ, bit by bit, from the input in the output's dtype;
     `norm` is the Frobenius norm of what was added. `nonfinite` counts elements that were NaN or infinite in
     the input already. `off` counts the elements that unmerging may not have restored, `largest_difference`
-    bounds by how much; `foreign` counts those that no merge of these adapters can have made.
+    bounds by how much; `foreign` counts those that no merge of these adapters can have made. `source_name`
+    is what the input calls the tensor, `undo` what was kept of it for an undo record.
     """
 
     name: str
@@ -199,6 +204,8 @@ class TensorFigures:
     off: int | None = None
     largest_difference: float | None = None
     foreign: int = 0
+    source_name: str | None = None
+    undo: Kept | None = None
 
 
 @dataclass(frozen=True)
@@ -226,4 +233,4 @@ class CopyJob:
             for first, count in blocks(self.target):
                 target.write(reader.read(first, count, into=buffer).buffer)
             root = target.root()
-        return TensorFigures(self.name, source_root=root, root=root)
+        return TensorFigures(self.name, source_root=root, root=root, source_name=self.source.name)

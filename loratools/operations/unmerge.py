@@ -4,37 +4,52 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from loratools import __version__
+from loratools.checkpoints.checkpoint import Checkpoint, Kind
 from loratools.checkpoints.provenance import Provenance
+from loratools.checkpoints.reference import open_checkpoint
 from loratools.checkpoints.target import named_target
 from loratools.engine.local import LocalEngine
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
+from loratools.errors import UsageError
 from loratools.operations.merge_coverage import settled_coverage
-from loratools.operations.merge_inputs import Reference, as_list, open_inputs
+from loratools.operations.merge_inputs import MergeInputs, open_inputs
+from loratools.operations.references import Reference, as_list
 from loratools.operations.rewrite import run_rewrite, source_roots
 from loratools.operations.rewrite_layout import Outgoing
-from loratools.operations.rewrite_record import kinds, scaling
+from loratools.operations.rewrite_record import hash_tensors, kinds, scaling
 from loratools.operations.streaming import TensorFigures
+from loratools.operations.undo.record import UndoRecord
+from loratools.operations.undo.restore import last_record, run_restore, same_adapters
+from loratools.operations.undo.restore_plan import RestoreOptions, RestorePlan, plan_restore
 from loratools.operations.unmerge_plan import UnmergePlan, plan_unmerge, unmerge_record
+from loratools.operations.unmerge_record import adapter_fingerprints
 from loratools.reports.report import MergedModule, Report
 
 
 def unmerge(
     merged: Reference,
-    adapters: Sequence[Reference] | Reference,
+    adapters: Sequence[Reference] | Reference = (),
     output: Reference | None = None,
     *,
     weights: Sequence[float] | None = None,
+    all_merges: bool = False,
+    allow_modified: bool = False,
     allow_unmatched: bool = False,
     workers: int | None = None,
     force: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Report:
-    """Subtracts from a merged checkpoint what adapters added to it, and writes the result.
+    """Takes merges off a checkpoint again, and writes the result.
+
+    Where the merge kept its record (`merge(..., undo=True)`) no adapter need be named, and the base comes
+    back bit by bit: every tensor is checked against the base's hash before anything is published. With
+    adapters that are not those of the last record, or without a record, what they added is subtracted.
 
     A merge rounds, so that subtraction cannot tell neighbouring base values apart everywhere: the report
     gives, for each tensor, the share of elements that may be off (`exact`) and by how much at most
@@ -43,10 +58,14 @@ def unmerge(
 
     Args:
         merged: a checkpoint that the adapters were merged into.
-        adapters: one adapter or several, perhaps with weights (`adapter=0.8`).
+        adapters: one adapter or several, perhaps with weights (`adapter=0.8`); none where the merge kept a
+            record.
         output: a folder, or a `.safetensors` file where the checkpoint has one weight file; a dry run needs
             none.
         weights: those that the adapters were merged with; by default what the merge's record says, else 1.
+        all_merges: take off every merge that kept a record, not only the last one.
+        allow_modified: where tensors were changed since the merge, leave these as they are and restore the
+            others.
         allow_unmatched: go on where keys of an adapter find no tensor.
         workers: threads; one a processor by default. They do not change what is written.
         force: replace an output that exists.
@@ -61,10 +80,8 @@ def unmerge(
     target = named_target(output, dry_run=dry_run)
     engine = LocalEngine(workers, progress)
     with PeakMemory() as memory:
-        inputs = open_inputs(merged, as_list(adapters), weights)
-        plan = plan_unmerge(
-            inputs, target, allow_unmatched=allow_unmatched, force=force, workers=engine.workers
-        )
+        asked = _Asked(merged, as_list(adapters), weights, all_merges, allow_modified, allow_unmatched, force)
+        plan = asked.plan(target, engine.workers)
         if dry_run:
             return Report.of_plan(
                 plan,
@@ -73,7 +90,60 @@ def unmerge(
                 peak_bytes=memory.peak_bytes,
                 totals=plan.totals,
             )
+        if isinstance(plan.asked, RestoreOptions):
+            return run_restore(plan, engine, memory=memory, start=start)
         return run_unmerge(plan, engine, memory=memory, start=start)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for; which way it goes, the merged checkpoint's records decide."""
+
+    merged: Reference
+    adapters: list[Reference]
+    weights: Sequence[float] | None
+    all_merges: bool
+    allow_modified: bool
+    allow_unmatched: bool
+    force: bool
+
+    def plan(self, target: Path | None, workers: int) -> RestorePlan | UnmergePlan:
+        if not self.adapters:
+            if self.weights:
+                raise UsageError("weights were given, and no adapter", hint="name the adapters")
+            checkpoint = open_checkpoint(self.merged)
+            if checkpoint.kind is not Kind.CHECKPOINT:
+                raise UsageError("no merged checkpoint was given", hint="name it beside its adapters")
+            return self._restored(checkpoint, target, workers)
+        inputs = open_inputs(self.merged, self.adapters, self.weights)
+        if self.all_merges:
+            raise UsageError(
+                "--all takes off what the records tell, and adapters were named", hint="use one of the two"
+            )
+        record = last_record(inputs.checkpoint)
+        if record is not None and self._are_those_of(record, inputs):
+            return self._restored(inputs.checkpoint, target, workers)
+        return plan_unmerge(
+            inputs, target, allow_unmatched=self.allow_unmatched, force=self.force, workers=workers
+        )
+
+    def _restored(self, checkpoint: Checkpoint, target: Path | None, workers: int) -> RestorePlan:
+        return plan_restore(
+            checkpoint,
+            target,
+            all_of=self.all_merges,
+            allow_modified=self.allow_modified,
+            force=self.force,
+            workers=workers,
+        )
+
+    def _are_those_of(self, record: UndoRecord, inputs: MergeInputs) -> bool:
+        """Whether the adapters are those of the last merge, at its weights where the user gave any."""
+        roots = [hash_tensors(one.opened) for one in inputs.adapters]
+        given = [one.weight for one in inputs.adapters if one.weight_given]
+        merged = [one.get("weight") for one in record.adapters]
+        weights_hold = all(weight in merged for weight in given)
+        return weights_hold and same_adapters(record, adapter_fingerprints(inputs, roots))
 
 
 def run_unmerge(plan: UnmergePlan, engine: LocalEngine, *, memory: PeakMemory, start: float) -> Report:

@@ -295,7 +295,7 @@ def test_one_file_and_dry_run(merged: Path, adapter: Path, tmp_path: Path) -> No
 
 
 def test_wrong_usage(merged: Path, adapter: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no adapter"):
+    with pytest.raises(LoratoolsError, match="no merge kept an undo record here, and no adapter was named"):
         unmerge(merged, [], tmp_path / "back")
     with pytest.raises(UsageError, match="an adapter stands where the checkpoint"):
         unmerge(adapter, [adapter], tmp_path / "back")

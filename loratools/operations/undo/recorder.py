@@ -1,0 +1,185 @@
+"""What a merge keeps of one tensor, so that the base's can be had back bit by bit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loratools.adapters.bias import Bias
+from loratools.adapters.dora import Dora
+from loratools.adapters.lowrank import LowRank
+from loratools.adapters.update import Update
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.raw import TensorReader
+from loratools.checkpoints.spec import TensorSpec
+from loratools.linalg.predecessors import (
+    MOST_BITS,
+    Predecessors,
+    bits_of,
+    keys_of,
+    pack,
+    widths,
+)
+from loratools.operations.precision import Stored, Wide, widened
+from loratools.operations.undo.alone import alone
+from loratools.operations.undo.steps import Added, Product, Scaled, Step, Steps
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Keeping", "Kept", "Recorder", "how_to_keep", "keep_whole", "steps_of"]
+
+_INTERVALS = frozenset({"bfloat16", "float16", "float32"})
+_COPY_BYTES = 4 * 2**20
+
+
+class Keeping(str, Enum):
+    """What of a base's tensor is kept: which number of several each element was, or all of its bytes."""
+
+    INTERVAL = "interval"
+    WHOLE = "whole"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What lies in one tensor's part of the record.
+
+    `bits` counts the bits of indices; `apart` the elements that are kept as they were, by position. For a
+    tensor that is kept whole both are 0. `factors` are DoRA's, one array for each such step.
+    """
+
+    how: Keeping
+    part: str
+    bits: int = 0
+    apart: int = 0
+    factors: tuple[tuple[float, ...], ...] = ()
+
+
+def how_to_keep(source: TensorSpec, target: TensorSpec, updates: Sequence[Update]) -> Keeping:
+    """Whether a tensor can be had back from what it became."""
+    alike = source.dtype == target.dtype and source.shape == target.shape and source.name == target.name
+    known = all(isinstance(update, (LowRank, Bias, Dora)) for update in updates)
+    fits = alike and known and source.dtype in _INTERVALS and len(source.shape) in (1, 2)
+    return Keeping.INTERVAL if fits else Keeping.WHOLE
+
+
+def steps_of(updates: Sequence[Update], shape: tuple[int, ...]) -> tuple[Step, ...]:
+    """The updates as steps; DoRA's factors are not known yet."""
+    import numpy as np
+
+    steps: list[Step] = []
+    for update in updates:
+        if isinstance(update, Bias):
+            steps.append(Added(update.value.array().reshape(shape[0], -1), update.scaling))
+            continue
+        product = update.direction if isinstance(update, Dora) else update
+        if not isinstance(product, LowRank):
+            raise TypeError(f"{update.kind} is no step")
+        A, B = product.A.array(), product.B.array()
+        left, right = (A.T, B.T) if product.transposed else (B, A)
+        steps.append(Product(left, right, product.scaling))
+        if isinstance(update, Dora):
+            outputs = len(right.T) if product.transposed else len(left)
+            steps.append(Scaled(np.full(outputs, np.nan), axis=1 if product.transposed else 0))
+    return tuple(steps)
+
+
+class Recorder:
+    """Watches the blocks of one tensor while they are merged, in order, and keeps what rounding loses."""
+
+    def __init__(self, updates: Sequence[Update], target: TensorSpec, arithmetic: str) -> None:
+        self._steps = Steps(steps_of(updates, target.shape))
+        self._dtype, self._arithmetic = target.dtype, arithmetic
+        self._columns = max(1, target.elements // max(1, target.rows))
+        self._bits: list[NDArray[np.uint8]] = []
+        self._places: list[NDArray[np.int64]] = []
+        self._values: list[Stored] = []
+
+    def apply(self, updates: Sequence[Update], block: Wide, first: int) -> Wide:
+        """The updates applied; DoRA's factors are noted as they are used."""
+        scalings = (step for step in self._steps.each if isinstance(step, Scaled))
+        for update in updates:
+            if not isinstance(update, Dora):
+                block = update.apply(block, first)
+                continue
+            block, used = update.scaled(block, first)
+            step = next(scalings)
+            rows = slice(first, first + len(used)) if step.axis == 0 else slice(None)
+            step.factor[rows] = used.astype(block.dtype)
+        return block
+
+    def add(self, original: Stored, block: Wide, result: Stored, first: int) -> None:
+        """Some rows: the base's as stored, after the updates in wide arithmetic, and rounded."""
+        import numpy as np
+
+        shape = (len(original), self._columns)
+        before, after, y = original.reshape(shape), block.reshape(shape), result.reshape(shape)
+        places = np.flatnonzero(~self._settled(before, after, y, first))
+        if not places.size:
+            return
+        rows, columns = np.divmod(places, self._columns)
+        found = Predecessors.of(
+            y.ravel()[places], self._steps.maps(rows + first, columns), self._dtype, self._arithmetic
+        )
+        self._keep(before.ravel()[places], found, places + first * self._columns)
+
+    def finish(self, path: Path, part: str) -> Kept:
+        """Writes the tensor's part: the bits, the gaps between positions, the values at these."""
+        import numpy as np
+
+        bits = np.concatenate(self._bits) if self._bits else np.empty(0, np.uint8)
+        places = np.concatenate(self._places) if self._places else np.empty(0, np.int64)
+        gaps = np.diff(places, prepend=0)
+        gaps = gaps.astype("<u4" if gaps.max(initial=0) < 2**32 else "<u8")
+        values = b"".join(np.ascontiguousarray(held).tobytes() for held in self._values)
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(np.packbits(bits).tobytes() + gaps.tobytes() + values)
+        factors = tuple(tuple(step.factor.tolist()) for step in self._steps.each if isinstance(step, Scaled))
+        return Kept(Keeping.INTERVAL, part, len(bits), len(places), factors)
+
+    def _settled(self, before: Stored, after: Wide, y: Stored, first: int) -> Any:
+        """Where nothing has to be kept."""
+        import numpy as np
+
+        distance = widened(y, self._dtype, self._arithmetic)
+        with np.errstate(all="ignore"):
+            distance -= after
+            np.abs(distance, out=distance)
+            scale = np.abs(self._steps.scale(first, len(y), after.dtype))
+            if np.ndim(scale):
+                distance = distance / scale
+        return alone(self._steps, self._dtype, before, y, distance, first)
+
+    def _keep(self, original: Stored, found: Predecessors, places: NDArray[np.int64]) -> None:
+        keys = keys_of(original, self._dtype)
+        index = keys - found.first
+        width = widths(found.count)
+        inside = (index >= 0) & (index < found.count) & (width <= MOST_BITS) & ~found.doubtful
+        inside &= _same_bits(bits_of(keys, self._dtype), original)
+        narrow = inside & (width > 0)
+        if narrow.any():
+            self._bits.append(pack(index[narrow], width[narrow]))
+        if not inside.all():
+            self._places.append(places[~inside])
+            self._values.append(original[~inside])
+
+
+def _same_bits(one: Stored, other: Stored) -> Any:
+    integers = f"uint{8 * one.dtype.itemsize}"
+    return one.view(integers) == other.view(integers)
+
+
+def keep_whole(source: TensorSpec, path: Path, part: str) -> Kept:
+    """Writes all bytes of the base's tensor as its part."""
+    step = max(1, _COPY_BYTES // max(1, source.row_bytes))
+    with TensorReader(source) as reader, disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            for first in range(0, source.rows if source.bytes else 0, step):
+                file.write(reader.read(first, min(step, source.rows - first)).buffer)
+    return Kept(Keeping.WHOLE, part)

@@ -1,0 +1,111 @@
+"""Taking one merge off again from blocks of rows, bit by bit, with what its record kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from loratools.linalg.predecessors import (
+    MOST_BITS,
+    Predecessors,
+    bits_of,
+    unpack,
+    widths,
+)
+from loratools.operations.precision import (
+    Stored,
+    Wide,
+    arithmetic_dtype,
+    rounded,
+    widened,
+)
+from loratools.operations.undo.alone import alone
+from loratools.operations.undo.steps import Steps
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Restorer"]
+
+
+class Restorer:
+    """Gives the base's rows for those that a merge made of them, in order.
+
+    Args:
+        steps: what the merge did.
+        dtype: of the tensor, before and after.
+        columns: elements of a row.
+        bits: those of the indices, one a byte.
+        places: positions of elements that are kept apart, ascending.
+        values: these elements, as stored.
+    """
+
+    def __init__(
+        self,
+        steps: Steps,
+        dtype: str,
+        columns: int,
+        *,
+        bits: NDArray[np.uint8],
+        places: NDArray[np.int64],
+        values: Stored,
+    ) -> None:
+        self._steps, self._dtype, self._columns = steps, dtype, columns
+        self._arithmetic = arithmetic_dtype(dtype)
+        self._bits, self._places, self._values = bits, places, values
+        self._used = 0
+
+    def rows(self, merged: Stored, first: int) -> Stored:
+        """The rows from `first` on, as the base had them.
+
+        Raises ValueError where the record has fewer bits than these rows need.
+        """
+        import numpy as np
+
+        y = merged.reshape(len(merged), self._columns)
+        centre, clear = self._nearest(y, first)
+        before = rounded(centre, self._dtype)
+        with np.errstate(all="ignore"):
+            distance = np.abs(centre - widened(before, self._dtype, self._arithmetic))
+        clear &= alone(self._steps, self._dtype, before, y, distance, first)
+        begin, end = np.searchsorted(self._places, [first * self._columns, (first + len(y)) * self._columns])
+        apart = self._places[begin:end] - first * self._columns
+        flat, open_ = before.reshape(-1), ~clear.reshape(-1)
+        open_[apart] = False
+        flat[apart] = self._values[begin:end]
+        places = np.flatnonzero(open_)
+        if places.size:
+            flat[places] = self._told(y.reshape(-1)[places], places, first)
+        return flat.reshape(merged.shape)
+
+    def finished(self) -> bool:
+        """Whether all that the record kept has been used."""
+        return self._used == len(self._bits)
+
+    def _nearest(self, y: Stored, first: int) -> tuple[Wide, Any]:
+        """(y - G) / F, and where it is finite."""
+        import numpy as np
+
+        centre = widened(y, self._dtype, self._arithmetic)
+        with np.errstate(all="ignore"):
+            centre -= self._steps.shift(first, len(y), self._columns, centre.dtype)
+            scale = self._steps.scale(first, len(y), centre.dtype)
+            if np.ndim(scale):
+                centre /= scale
+        return centre, np.isfinite(centre)
+
+    def _told(self, y: Stored, places: NDArray[np.int64], first: int) -> Stored:
+        """Elements of which several numbers are possible, by their indices."""
+        import numpy as np
+
+        rows, columns = np.divmod(places, self._columns)
+        maps = self._steps.maps(rows + first, columns)
+        found = Predecessors.of(y, maps, self._dtype, self._arithmetic)
+        width = widths(found.count)
+        width[width > MOST_BITS] = 0
+        end = self._used + int(width.sum())
+        if end > len(self._bits):
+            raise ValueError("fewer bits than elements need")
+        index = unpack(self._bits[self._used : end], width)
+        self._used = end
+        return bits_of(found.keys(index), self._dtype)
