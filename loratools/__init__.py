@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from loratools.checkpoints.checkpoint import Checkpoint
     from loratools.checkpoints.reference import open_checkpoint
     from loratools.errors import LoratoolsError, UsageError
+    from loratools.operations.analyze import analyze
     from loratools.operations.demo import demo
     from loratools.operations.extract import extract
     from loratools.operations.inspect import inspect
     from loratools.operations.merge import merge
+    from loratools.operations.report import report
     from loratools.operations.unmerge import unmerge
     from loratools.reports.report import Report
 
@@ -31,11 +33,13 @@ __all__ = [
     "Report",
     "UsageError",
     "__version__",
+    "analyze",
     "demo",
     "extract",
     "inspect",
     "merge",
     "open_checkpoint",
+    "report",
     "unmerge",
 ]
 
@@ -44,11 +48,13 @@ _HOMES = {
     "LoratoolsError": "loratools.errors",
     "Report": "loratools.reports.report",
     "UsageError": "loratools.errors",
+    "analyze": "loratools.operations.analyze",
     "demo": "loratools.operations.demo",
     "extract": "loratools.operations.extract",
     "inspect": "loratools.operations.inspect",
     "merge": "loratools.operations.merge",
     "open_checkpoint": "loratools.checkpoints.reference",
+    "report": "loratools.operations.report",
     "unmerge": "loratools.operations.unmerge",
 }
 

@@ -25,7 +25,9 @@ BELOW = {
 }
 """Which rooms each room may import from; `""` is the package itself, whose verbs are imported lazily."""
 
-HEAVY = {"torch", "numpy", "scipy", "transformers", "peft", "safetensors", "huggingface_hub", "dask"}
+HEAVY = {
+    "torch", "numpy", "scipy", "transformers", "peft", "safetensors", "huggingface_hub", "dask", "matplotlib",
+}  # fmt: skip
 
 
 FILES = sources()
@@ -83,6 +85,8 @@ STARTS = {
     "extract": help_page("extract", "--help"),
     "merge": help_page("merge", "--help"),
     "unmerge": help_page("unmerge", "--help"),
+    "analyze": help_page("analyze", "--help"),
+    "report": help_page("report", "--help"),
     "inspect": help_page("inspect", "--help"),
     "demo": help_page("demo", "--help"),
 }
@@ -98,6 +102,13 @@ def test_help_imports_nothing_heavy(code: str) -> None:
 def test_inspect_of_safetensors_does_not_import_torch() -> None:
     loaded = loaded_by(help_page("inspect", "loratools-sample/base", "loratools-sample/lora-r8"))
     assert not loaded & {"torch", "transformers", "peft"}
+
+
+@pytest.mark.parametrize("line", [("--rank", "4", "8"), ("loratools-sample/lora-r8",)], ids=["pair", "alone"])
+def test_adapters_alone_are_analysed_without_torch(line: tuple[str, ...]) -> None:
+    loaded = loaded_by(help_page("analyze", *line))
+    assert "numpy" in loaded
+    assert not loaded & {"torch", "scipy", "transformers", "peft", "matplotlib"}
 
 
 def test_the_verbs_of_the_package_are_there_and_typed() -> None:

@@ -16,9 +16,10 @@ def demo(invocation: Invocation) -> None:
     """Tell the whole story on the bundled sample, in under a minute.
 
     A small model and its full fine-tune come with the package. The demo extracts adapters from them, merges
-    one and compares it with the fine-tune, merges and unmerges an adapter that was trained, and looks at the
-    results. Each step is printed as the command that does it. Where the extra [transformers] is installed it
-    also measures each model's loss on text that none was trained on.
+    one and compares it with the fine-tune, merges and unmerges an adapter that was trained, looks at the
+    results, and then asks how much rank this fine-tune needs and what that saves. Each step is printed as the
+    command that does it. Where the extra [transformers] is installed it also measures each model's loss on
+    text that none was trained on.
 
     \b
     Example:

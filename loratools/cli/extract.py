@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import click
 
 from loratools.cli import options
@@ -10,7 +12,12 @@ from loratools.cli.options import Invocation
 
 @click.command("extract", cls=options.Verb)
 @click.argument("references", nargs=-1, metavar="[BASE TUNED]")
-@click.option("--rank", type=options.Rank(), metavar="N", help="Rank of every module (default: 16).")
+@click.option(
+    "--rank",
+    type=options.Rank(),
+    metavar="N|auto",
+    help="Rank of every module (default: 16). auto: of each, what stands above the noise of its storage.",
+)
 @click.option(
     "--energy",
     type=float,
@@ -18,7 +25,10 @@ from loratools.cli.options import Invocation
     help="Instead of --rank: the least rank that keeps the share F (such as 0.9) of a delta's squared norm.",
 )
 @click.option(
-    "--max-rank", type=click.IntRange(min=1), metavar="N", help="The most that --energy may choose."
+    "--max-rank",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The most that --energy or --rank auto may choose.",
 )
 @click.option(
     "--svd",
@@ -74,7 +84,7 @@ from loratools.cli.options import Invocation
 def extract(
     invocation: Invocation,
     references: tuple[str, ...],
-    rank: int | None,
+    rank: int | Literal["auto"] | None,
     energy: float | None,
     max_rank: int | None,
     svd: str,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from loratools.errors import UsageError
 
-VERBS = frozenset({"analyze", "report", "convert", "resize", "combine", "verify", "clean"})
+VERBS = frozenset({"convert", "resize", "combine", "verify", "clean"})
 
 _EVERYWHERE = frozenset(
     {"--device", "--max-memory", "--cluster", "--resume", "--plot", "--html"},
@@ -15,8 +15,10 @@ _EVERYWHERE = frozenset(
 OPTIONS: dict[str, frozenset[str]] = {
     "extract": _EVERYWHERE
     | {"--budget", "--budget-parameters", "--vocab", "--dora", "--refine", "--steps", "--for", "--format"},
-    "merge": _EVERYWHERE | {"--undo", "--no-undo", "--rounding", "--expert-layout", "--seed"},
-    "unmerge": _EVERYWHERE | {"--all", "--allow-modified"},
+    "merge": _EVERYWHERE | {"--rounding", "--expert-layout", "--seed"},
+    "unmerge": _EVERYWHERE,
+    "analyze": _EVERYWHERE - {"--plot"},
+    "report": _EVERYWHERE - {"--plot"},
     "inspect": _EVERYWHERE,
     "demo": _EVERYWHERE,
 }

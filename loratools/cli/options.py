@@ -24,6 +24,7 @@ class Invocation:
     quiet: bool = False
     verbose: bool = False
     as_json: bool = False
+    plot: str | None = None
 
     def target(self) -> str | None:
         """The output, which has to be named where references are and something is written."""
@@ -44,7 +45,7 @@ class Verb(click.Command):
 
 
 class Rank(click.IntRange):
-    """A rank: an integer from 1 on. `auto` is a word of later versions, and says so."""
+    """A rank: an integer from 1 on, or the word `auto`."""
 
     name = "rank"
 
@@ -53,7 +54,7 @@ class Rank(click.IntRange):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if value == "auto":
-            raise UsageError("--rank auto comes in a later version", hint="give a number, or use --energy")
+            return value
         return super().convert(value, param, ctx)
 
 
@@ -87,11 +88,27 @@ _OUTPUT: tuple[Decorator[Any], ...] = (
     ),
     _shared("--force", help="Replace what stands at OUT, whole, once the new one is complete."),
 )
+_DRAW: tuple[Decorator[Any], ...] = (
+    _shared(
+        "--plot",
+        type=click.Path(),
+        metavar="FILE",
+        help="Draw it too, into a .png, .svg or .pdf (extra [plot]).",
+    ),
+    _shared("--force", help="Replace the picture that stands at --plot's FILE."),
+)
+_WORKERS: Decorator[Any] = _shared(
+    "--workers", type=click.IntRange(min=1), metavar="N", help="Threads (default: one a processor)."
+)
 _RUN: tuple[Decorator[Any], ...] = (
-    _shared("--workers", type=click.IntRange(min=1), metavar="N", help="Threads (default: one a processor)."),
+    _WORKERS,
     _shared(
         "--dry-run", help="Print the plan, with every tensor's fate, and write nothing; -o may be left out."
     ),
+)
+_READ: tuple[Decorator[Any], ...] = (
+    _WORKERS,
+    _shared("--dry-run", help="Print the plan, with every tensor's fate, and go no further."),
 )
 _TALK: tuple[Decorator[Any], ...] = (
     _shared("--quiet", help="Print nothing but warnings and errors."),
@@ -108,6 +125,16 @@ def writes(function: Function) -> Function:
 def runs(function: Function) -> Function:
     """--workers and --dry-run."""
     return _all(_RUN, function)
+
+
+def reads(function: Function) -> Function:
+    """--workers and --dry-run, for a verb that writes no model."""
+    return _all(_READ, function)
+
+
+def draws(function: Function) -> Function:
+    """--plot, and --force for what stands there."""
+    return _all(_DRAW, function)
 
 
 def talks(function: Function) -> Function:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,7 +29,7 @@ def show(report: Report, invocation: Invocation) -> None:
     for warning in report.warnings:
         click.echo(f"Warning: {printable(warning)}", err=True)
     if invocation.as_json:
-        click.echo(json.dumps(report.to_json(), indent=2, allow_nan=False))
+        click.echo(as_json(report.to_json()))
     elif not invocation.quiet:
         from loratools.reports.columns import least_width
         from loratools.reports.tables import pages
@@ -40,7 +41,28 @@ def show(report: Report, invocation: Invocation) -> None:
                 fits = isinstance(page, str) or least_width(page) <= width
                 out.width = width if fits else ENDLESS  # the terminal wraps whole rows then
                 out.print(page, soft_wrap=isinstance(page, str))
-        click.echo(drawn.get(), nl=False)
+        click.echo(_encodable(drawn.get()), nl=False)
+
+
+def _encodable(text: str) -> str:
+    """With question marks for what stdout's encoding lacks: bars and formulas are worth no failure."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, "replace").decode(encoding)
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON in which a list of numbers takes one line: a grid of similarities has thousands."""
+    return _NUMBERS.sub(_in_one_line, json.dumps(value, indent=2, allow_nan=False))
+
+
+def _in_one_line(numbers: re.Match[str]) -> str:
+    return _BLANKS.sub("", numbers[0]).replace(",", ", ")
+
+
+_NUMBER = r"(?:[-+.0-9eE]+|null)"
+_NUMBERS = re.compile(rf"\[\s+{_NUMBER}(?:,\n\s+{_NUMBER})*\s+\]")
+"""Only between brackets: a line break never stands inside a string of JSON."""
+_BLANKS = re.compile(r"\s*\n\s*")
 
 
 def announce(invocation: Invocation) -> Callable[[str], None] | None:

@@ -50,8 +50,11 @@ def base_and_adapters(references: Sequence[str]) -> SortedReferences:
 def merged_and_adapters(
     references: Sequence[str], weights: Sequence[float]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The merged checkpoint and the adapters in it; without references the sample's, merged first."""
+    """The merged checkpoint and the adapters named; without references the sample's, merged first."""
     if references:
+        if len(references) == 1:
+            yield references[0], ()
+            return
         sources = sort_references(references)
         if sources.checkpoint is None:
             raise UsageError("no merged checkpoint was given", hint="name it beside its adapters")
@@ -61,5 +64,5 @@ def merged_and_adapters(
 
     with tempfile.TemporaryDirectory(prefix="loratools-") as folder:
         merged = Path(folder) / "merged"
-        merge(BASE, [ADAPTER], merged, weights=list(weights) or None)
-        yield str(merged), (ADAPTER,)
+        merge(BASE, [ADAPTER], merged, weights=list(weights) or None, undo=True)
+        yield str(merged), ()

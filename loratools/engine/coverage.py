@@ -18,6 +18,8 @@ class Action(str, Enum):
     REPLACED = "replaced"
     ADDED = "added"
     COPIED = "copied"
+    COMPARED = "compared"
+    """Looked at beside its counterpart, by `analyze`, and no more."""
     UNCHANGED = "unchanged"
     DROPPED = "dropped"
     REFUSED = "refused"

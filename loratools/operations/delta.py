@@ -15,7 +15,17 @@ from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
 
-__all__ = ["Comparison", "Difference", "compare", "difference", "hash_tensor"]
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Distance",
+    "compare",
+    "difference",
+    "distance",
+    "hash_tensor",
+    "read_finite",
+    "unfactorable",
+]
 
 _BLOCK_BYTES = 4 * 2**20
 _SAFE_SQUARES = 1e-20
@@ -34,6 +44,20 @@ class Difference:
     """Dtypes differ, and base rounded to tuned's dtype is tuned: then nothing was learnt."""
     base_root: str
     tuned_root: str
+    base: torch.Tensor | None = None
+    """Both sides as stored, where they were to be kept."""
+    tuned: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Frobenius norms of base and of tuned - base, over the rows that both have; and by row, if asked for."""
+
+    base_norm: float
+    norm: float
+    base_rows: torch.Tensor | None
+    """(rows,) float64."""
+    rows: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -52,11 +76,11 @@ class _Block(NamedTuple):
     tuned: torch.Tensor
 
 
-def difference(base: TensorSpec, tuned: TensorSpec) -> Difference:
+def difference(base: TensorSpec, tuned: TensorSpec, *, keep: bool = False) -> Difference:
     """tuned - base of two floating tensors of one shape.
 
     The delta is float32 where both are float16 or bfloat16 (then the subtraction is exact or rounded once)
-    and float64 otherwise.
+    and float64 otherwise. `keep`: both sides as stored come along, each whole in memory.
 
     Raises:
         LoratoolsError: values that are not finite on either side, with their count; a difference that the
@@ -67,8 +91,14 @@ def difference(base: TensorSpec, tuned: TensorSpec) -> Difference:
     base_squares, rounded = 0.0, base.dtype != tuned.dtype and _narrows(base, tuned)
     guards = (_Finite(base), _Finite(tuned))
     hashers = (TensorHasher(), TensorHasher())
+    kept = [
+        torch.empty(spec.shape, dtype=getattr(torch, spec.dtype)) if keep else None for spec in (base, tuned)
+    ]
     for block in _blocks(base, tuned, hashers):
         first, last = block.first, block.first + len(block.tuned)
+        for whole, part in zip(kept, (block.base, block.tuned), strict=True):
+            if whole is not None:
+                whole[first:last] = part
         one, other = block.base.to(wide), block.tuned.to(wide)
         base_squares += guards[0].look(one)
         guards[1].look(other)
@@ -76,7 +106,8 @@ def difference(base: TensorSpec, tuned: TensorSpec) -> Difference:
         rounded = rounded and torch.equal(block.base.to(block.tuned.dtype), block.tuned)
     for guard in guards:
         guard.refuse()
-    return Difference(delta, math.sqrt(base_squares), rounded, hashers[0].root(), hashers[1].root())
+    roots = hashers[0].root(), hashers[1].root()
+    return Difference(delta, math.sqrt(base_squares), rounded, *roots, *kept)
 
 
 def compare(base: TensorSpec, tuned: TensorSpec) -> Comparison:
@@ -108,6 +139,47 @@ def compare(base: TensorSpec, tuned: TensorSpec) -> Comparison:
     return Comparison(len(changed), tuple(changed) if few else None, hashers[0].root(), hashers[1].root())
 
 
+def distance(base: TensorSpec, tuned: TensorSpec, *, by_row: bool = False) -> Distance:
+    """How far tuned lies from base, over the rows that both have; in float64.
+
+    Raises:
+        LoratoolsError: values that are not finite on either side, with their count; a file that cannot be
+            read.
+    """
+    guards = (_Finite(base), _Finite(tuned))
+    squares: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+    for block in _blocks(base, tuned, (TensorHasher(), TensorHasher())):
+        guards[0].look(block.base)
+        guards[1].look(block.tuned)
+        shared = min(len(block.base), len(block.tuned))
+        if not shared:
+            continue
+        one, other = (side[:shared].reshape(shared, -1).double() for side in (block.base, block.tuned))
+        squares[0].append(one.square().sum(dim=1))
+        squares[1].append((other - one).square().sum(dim=1))
+    for guard in guards:
+        guard.refuse()
+    rows = [torch.cat([torch.zeros(0, dtype=torch.float64), *each]) for each in squares]
+    base_norm, norm = (float(each.sum().sqrt()) for each in rows)
+    base_rows, moved = (each.sqrt() if by_row else None for each in rows)
+    return Distance(base_norm, norm, base_rows, moved)
+
+
+def read_finite(spec: TensorSpec) -> torch.Tensor:
+    """A whole tensor, in the dtype it is stored in.
+
+    Raises:
+        LoratoolsError: values that are not finite, with their count; a file that cannot be read.
+    """
+    guard = _Finite(spec)
+    with TensorReader(spec) as reader:
+        values = reader.read(0, spec.rows).torch()
+    for block in torch.split(values, _rows_of_block(spec)):
+        guard.look(block)
+    guard.refuse()
+    return values
+
+
 def hash_tensor(spec: TensorSpec, *, finite: bool) -> str:
     """The BLAKE3 block root of a tensor that is not compared with anything.
 
@@ -125,6 +197,16 @@ def hash_tensor(spec: TensorSpec, *, finite: bool) -> str:
                 guard.look(raw.torch())
     guard.refuse()
     return hasher.root()
+
+
+def unfactorable(tuned: TensorSpec, error: ValueError) -> LoratoolsError:
+    """What is said where a difference has no decomposition."""
+    return LoratoolsError(
+        f"the difference cannot be factored: {error}",
+        file=tuned.file,
+        tensor=tuned.name,
+        hint="the values of base and tuned are too far apart for their dtype",
+    )
 
 
 def delta_dtype(base: TensorSpec, tuned: TensorSpec) -> torch.dtype:
@@ -149,9 +231,10 @@ class _Finite:
         if not block.dtype.is_floating_point:
             return 0.0
         flat = block.reshape(-1)
-        squares = (
-            float(torch.linalg.vector_norm(flat, dtype=torch.promote_types(flat.dtype, torch.float32))) ** 2
-        )
+        # Rows by themselves, squares of their norms in float64: a long sum in float32 loses four digits.
+        rows = block.reshape(len(block), -1) if block.ndim > 1 and len(flat) else flat.reshape(1, -1)
+        dtype = torch.promote_types(flat.dtype, torch.float32)
+        squares = float(torch.linalg.vector_norm(rows, dim=1, dtype=dtype).double().square().sum())
         if not math.isfinite(squares):
             self._wrong += flat.numel() - int(flat.isfinite().count_nonzero())
         if not _SAFE_SQUARES < squares < math.inf:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 import loratools
@@ -21,9 +22,13 @@ from loratools.engine.memory import PeakMemory
 from loratools.operations.bare import ADAPTER, BASE, FOLDER, TUNED, Target, bare_run
 from loratools.reports import words
 from loratools.reports.report import ExtractedModule, HeldoutLoss, MergedModule, Report, Step, Totals
+from loratools.reports.tables import pages
 
 RANKS = (8, 16)
 """The ranks at which an extracted adapter is set beside a trained one."""
+
+COMPARED = (4, 8)
+"""The ranks of the trained adapters whose directions are compared, and whose cost is told."""
 
 INSTALL = "pip install 'loratools[transformers]'"
 
@@ -31,7 +36,7 @@ INSTALL = "pip install 'loratools[transformers]'"
 def demo(
     output: Path | str | None = None, *, force: bool = False, announce: Callable[[str], None] | None = None
 ) -> Report:
-    """Extracts, merges, compares, unmerges and inspects on the bundled sample.
+    """Extracts, merges, compares, unmerges, inspects, analyzes and reports on the bundled sample.
 
     Args:
         output: the folder that the steps' outputs go to, one below it for each; None for
@@ -102,12 +107,17 @@ def _story(place: _Place) -> Iterator[tuple[str, Callable[[], str]]]:
         yield command, partial(_extract, place, name, rank)
     yield _line("merge", BASE, adapter, "-o", merged, "--force"), partial(_merge, place, "merged", adapter)
     yield _comparison(BASE, merged, TUNED), partial(_compare, BASE, merged, TUNED)
-    command = _line("merge", BASE, ADAPTER, "-o", trained, "--force")
-    yield command, partial(_merge, place, "merged-trained", ADAPTER)
-    command = _line("unmerge", trained, ADAPTER, "-o", back, "--force")
-    yield command, partial(_unmerge, place, trained, ADAPTER)
+    command = _line("merge", BASE, ADAPTER, "-o", trained, "--undo", "--force")
+    yield command, partial(_merge, place, "merged-trained", ADAPTER, undo=True)
+    command = _line("unmerge", trained, "-o", back, "--force")
+    yield command, partial(_unmerge, place, trained)
     yield _comparison(trained, back, BASE), partial(_compare, trained, back, BASE)
     yield _line("inspect", adapter, merged), partial(_inspect, adapter, merged)
+    ranks = [str(rank) for rank in COMPARED]
+    yield _line("analyze", "--rank", *ranks), lambda: _answer(loratools.analyze(ranks=COMPARED))
+    command = _line("analyze", BASE, TUNED, "--rank", *map(str, RANKS))
+    yield command, lambda: _answer(loratools.analyze([BASE, TUNED], ranks=RANKS))
+    yield _line("report", "--rank", *ranks), lambda: _answer(loratools.report(ranks=COMPARED))
 
 
 def _line(*words: str) -> str:
@@ -171,20 +181,25 @@ def _extract(place: _Place, name: str, rank: int) -> str:
     )
 
 
-def _merge(place: _Place, name: str, adapter: str) -> str:
+def _merge(place: _Place, name: str, adapter: str, *, undo: bool = False) -> str:
     with place.target(name) as target:
-        report = loratools.merge(BASE, [adapter], target.path, force=target.force)
-    return f"{len(report.modules or ())} tensors changed"
+        report = loratools.merge(BASE, [adapter], target.path, undo=undo, force=target.force)
+    kept = f"; {words.size(report.details['undo']['bytes'])} to undo it" if undo else ""
+    return f"{len(report.modules or ())} tensors changed{kept}"
 
 
-def _unmerge(place: _Place, merged: str, adapter: str) -> str:
+def _unmerge(place: _Place, merged: str) -> str:
     with place.target("unmerged") as target:
-        report = loratools.unmerge(merged, [adapter], target.path, force=target.force)
+        report = loratools.unmerge(merged, output=target.path, force=target.force)
     rows = [row for row in report.modules or () if isinstance(row, MergedModule)]
-    off = max(
-        (float(row.exact) for row in rows if row.exact is not None and row.exact is not True), default=0.0
-    )
-    return f"{len(rows)} tensors; at most {words.share(off)} of the elements of one may be off by rounding"
+    exact = sum(row.exact is True for row in rows)
+    return f"{exact} of {len(rows)} tensors restored to the last bit, without the adapter"
+
+
+def _answer(report: Report) -> str:
+    """What a report answers: the second of its lines, since the first says to which question."""
+    _, answer = islice((page for page in pages(report, full=False) if isinstance(page, str)), 2)
+    return answer
 
 
 def _losses(place: _Place, announce: Callable[[str], None] | None) -> tuple[HeldoutLoss, ...]:

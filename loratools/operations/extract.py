@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from loratools.checkpoints.publication import Publication
 from loratools.checkpoints.reference import open_checkpoint
@@ -31,7 +32,7 @@ def extract(
     tuned: str | os.PathLike[str],
     output: str | os.PathLike[str] | None = None,
     *,
-    rank: int | None = None,
+    rank: int | Literal["auto"] | None = None,
     energy: float | None = None,
     max_rank: int | None = None,
     svd: str = "auto",
@@ -54,9 +55,10 @@ def extract(
     Args:
         base, tuned: paths or hub ids of two checkpoints of one architecture.
         output: the adapter's folder; a dry run needs none.
-        rank: of every module; 16 if neither it nor `energy` is given.
+        rank: of every module; 16 if neither it nor `energy` is given. "auto": for each module, as many
+            directions as stand above the noise that rounding to the stored dtype puts under its delta.
         energy: instead, the share in (0, 1] of each delta's squared norm to keep, at the least rank.
-        max_rank: the most that `energy` may choose.
+        max_rank: the most that `energy`, or "auto", may choose.
         svd: "auto" (randomized, until its certificate holds) or "exact" (LAPACK in float64).
         tolerance: allowed excess of the residual over the optimum, as a share of it.
         fold: where singular values go: "sqrt" (both factors), "A" or "B".

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from loratools.engine.coverage import Action, Coverage, CoverageRow
 from loratools.errors import LoratoolsError
+from loratools.linalg.noise import NoiseFloor
 from loratools.operations.extract_job import FactorFacts, ReadFacts
 from loratools.operations.extract_options import Rest, Unholdable
 from loratools.operations.extract_plan import ExtractPlan, refusal, rows_of, tie_job
@@ -90,7 +91,7 @@ def conclude(plan: ExtractPlan, changes: Changes, factors: Mapping[str, FactorFa
         whole=whole,
     )
     if holdings.empty and not any(facts.factors for facts in factors.values()):
-        what = "nothing that changed may be held" if changes.dropped else "base and tuned do not differ"
+        what = _nothing(changes, factors)
         raise LoratoolsError(
             f"{what}: there is nothing to extract",
             file=plan.pair.tuned.root,
@@ -98,6 +99,13 @@ def conclude(plan: ExtractPlan, changes: Changes, factors: Mapping[str, FactorFa
         )
     rows = _rows(plan, changes, factors, holdings)
     return Findings(changes, factors, holdings, Coverage.of(rows))
+
+
+def _nothing(changes: Changes, factors: Mapping[str, FactorFacts]) -> str:
+    """Why there is nothing to hold."""
+    if any(facts.drowned for facts in factors.values()):
+        return "nothing of the difference stands above the noise of rounding"
+    return "nothing that changed may be held" if changes.dropped else "base and tuned do not differ"
 
 
 def _changed(plan: ExtractPlan, read: Mapping[str, ReadFacts]) -> dict[str, str]:
@@ -173,7 +181,9 @@ def _fate(
     if facts is not None and facts.factors is not None:
         return Action.FACTORED, f"rank {facts.factors.rank}"
     if facts is not None and facts.changed:
-        return Action.SAVED, "whole: the rank for its energy would cost more than the matrix"
+        return Action.SAVED, f"whole: the rank for {_asked(facts)} would cost more than the matrix"
+    if facts is not None and facts.noise is not None and facts.drowned:
+        return _drowned(facts.noise)
     if module in holdings.biases and assignment.tensor.leaf == "bias":
         return Action.SAVED, "as the difference of a bias, beside its layer's factors"
     if name in saved:
@@ -190,6 +200,17 @@ def _fate(
     if holdings.rows and name in changes.tied.names:
         return Action.SAVED, "tied to the embedding, which is saved"
     return Action.UNCHANGED, "base and tuned hold the same values"
+
+
+def _asked(facts: FactorFacts) -> str:
+    return "its energy" if facts.noise is None else "what stands above the storage noise"
+
+
+def _drowned(noise: NoiseFloor) -> tuple[Action, str]:
+    """A delta of which nothing stands above the floor: rounding, or an update that rounding hides."""
+    if noise.rank == 0:
+        return Action.UNCHANGED, "base and tuned differ by the rounding of their storage only"
+    return Action.DROPPED, f"nothing stands above the storage noise floor; {noise.note}"
 
 
 def _home(name: str, holdings: Holdings) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,13 +14,16 @@ from blake3 import blake3
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
 from loratools.linalg.factors import fold
+from loratools.linalg.noise import NoiseFloor
 from loratools.linalg.norms import frobenius_squared
 from loratools.linalg.ranks import breakeven_rank
 from loratools.linalg.rounding_torch import round_once
 from loratools.linalg.svd import Factorization, truncated_svd
-from loratools.operations.delta import Difference, compare, difference, hash_tensor
+from loratools.operations.delta import Difference, compare, difference, hash_tensor, unfactorable
+from loratools.operations.extract_above_noise import held_against_noise, kept_rank
 from loratools.operations.extract_options import Truncation
 from loratools.operations.pairing import Side
+from loratools.operations.seeds import module_seed
 
 __all__ = ["CompareJob", "FactorFacts", "FactorJob", "Factors", "HashJob", "ReadFacts", "ReadJob"]
 
@@ -102,18 +105,26 @@ class FactorFacts:
     factors: Factors | None
     roots: Roots = field(repr=False)
     seconds: float = 0.0
+    noise: NoiseFloor | None = None
+    """What rounding explains of the delta, where the rank was to be what stands above it."""
+
+    @property
+    def drowned(self) -> bool:
+        """Whether there is a delta, and nothing of it stands above the noise that it was held against."""
+        return self.norm > 0.0 and self.noise is not None and self.noise.above == 0
 
     @property
     def changed(self) -> bool:
-        return self.norm > 0.0
+        return self.norm > 0.0 and not self.drowned
 
 
 @dataclass(frozen=True)
 class FactorJob:
     """Factors tuned - base of one linear layer.
 
-    `transposed`: the weight is stored (in, out). `whole_allowed`: where the rank that `--energy` needs costs
-    more than the matrix itself, no factors are made.
+    `transposed`: the weight is stored (in, out). `whole_allowed`: where the rank that `--energy` or
+    `--rank auto` needs costs more than the matrix itself, no factors are made. `noise_probability`: that
+    rounding alone exceeds the storage noise floor.
     """
 
     name: str
@@ -123,6 +134,7 @@ class FactorJob:
     cut: Truncation
     whole_allowed: bool
     failure_probability: float
+    noise_probability: float
 
     @property
     def bytes(self) -> int:
@@ -136,41 +148,61 @@ class FactorJob:
 
     def run(self, workspace: Path) -> FactorFacts:
         started = time.perf_counter()
-        read = difference(self.base, self.tuned)
+        read = difference(self.base, self.tuned, keep=self.cut.above_noise)
         roots = {
             (Side.BASE, self.base.name): read.base_root,
             (Side.TUNED, self.tuned.name): read.tuned_root,
         }
-        norm, factors = (0.0, None) if read.only_rounded else self._factor(read, workspace)
-        return FactorFacts(norm, read.base_norm, factors, roots, time.perf_counter() - started)
+        facts = FactorFacts(0.0, read.base_norm, None, roots)
+        if not read.only_rounded:
+            facts = self._factor(read, facts, workspace)
+        return replace(facts, seconds=time.perf_counter() - started)
 
-    def _factor(self, read: Difference, workspace: Path) -> tuple[float, Factors | None]:
-        """The delta's norm and its factors: none where it is zero, or better saved whole."""
-        delta = read.delta.T if self.transposed else read.delta  # (out, in)
+    def _factor(self, read: Difference, facts: FactorFacts, workspace: Path) -> FactorFacts:
+        """With the delta's norm and its factors: none where it is zero, all noise, or better saved whole."""
         try:
-            found = self._decompose(delta)
+            found, noise = self._cut_off(read)
         except ValueError as error:
-            raise LoratoolsError(
-                f"the difference cannot be factored: {error}",
-                file=self.tuned.file,
-                tensor=self.tuned.name,
-                hint="the values of base and tuned are too far apart for their dtype",
-            ) from error
-        norm = math.sqrt(found.norm_squared)
+            raise unfactorable(self.tuned, error) from error
+        facts = replace(facts, norm=math.sqrt(found.norm_squared), noise=noise)
         rank = found.S.shape[0]
-        if rank == 0 or (self.whole_allowed and rank > breakeven_rank(*self.sides)):
-            return norm, None
-        return norm, self._store(delta, found, workspace)
+        if facts.drowned or rank == 0 or (self.whole_allowed and rank > breakeven_rank(*self.sides)):
+            return facts
+        return replace(facts, factors=self._store(self._oriented(read.delta), found, workspace))
 
-    def _decompose(self, delta: torch.Tensor) -> Factorization:
-        limit = self.cut.max_rank
-        if self.whole_allowed:
-            limit = min(limit or min(self.sides), breakeven_rank(*self.sides) + 1)
+    def _cut_off(self, read: Difference) -> tuple[Factorization, NoiseFloor | None]:
+        """The triplets to keep, and the noise that they were held against if that chose them."""
+        delta = self._oriented(read.delta)
+        if not self.cut.above_noise:
+            return self._decompose(delta, self.cut.rank), None
+        assert read.base is not None and read.tuned is not None
+        noise, looked_at = held_against_noise(
+            self._oriented(read.base),
+            self._oriented(read.tuned),
+            lambda rank: self._decompose(delta, rank),
+            limit=self._limit,
+            probability=self.noise_probability,
+            seed=self.seed,
+        )
+        rank = kept_rank(noise)
+        return (looked_at.leading(rank) if rank else looked_at), noise
+
+    def _oriented(self, stored: torch.Tensor) -> torch.Tensor:
+        """(out, in)."""
+        return stored.T if self.transposed else stored
+
+    @property
+    def _limit(self) -> int:
+        """The largest rank that is of any use: one more than factors are worth tells that they are not."""
+        limit = min(self.cut.max_rank or min(self.sides), min(self.sides))
+        return min(limit, breakeven_rank(*self.sides) + 1) if self.whole_allowed else limit
+
+    def _decompose(self, delta: torch.Tensor, rank: int | None) -> Factorization:
         return truncated_svd(
             delta,
-            rank=self.cut.rank,
+            rank=rank,
             energy=self.cut.energy,
-            max_rank=limit,
+            max_rank=self._limit,
             tolerance=self.cut.tolerance,
             method=self.cut.method,
             seed=self.seed,
@@ -179,9 +211,7 @@ class FactorJob:
 
     @property
     def seed(self) -> int:
-        """The module's own, from the run's seed and the module's name: the same whatever runs beside it."""
-        digest = blake3(f"{self.cut.seed}\0{self.name}".encode()).digest(length=7)
-        return int.from_bytes(digest, "little")
+        return module_seed(self.cut.seed, self.name)
 
     def _store(self, delta: torch.Tensor, found: Factorization, workspace: Path) -> Factors:
         A, B = fold(found.U.numpy(), found.S.numpy(), found.Vh.numpy(), self.cut.fold)

@@ -18,6 +18,12 @@ DEFAULT_RANK = 16
 FAILURE_PROBABILITY = 1e-6
 """Bound on the chance that any certificate of a run is wrong; its modules share it."""
 
+NOISE_PROBABILITY = 1e-3
+"""Chance that rounding alone exceeds the storage noise floor of any module; they share it."""
+
+AUTO = "auto"
+"""The word that takes the place of a rank: as many directions as stand above the storage noise."""
+
 
 class Rest(str, Enum):
     """What becomes of changed tensors that are not factored."""
@@ -44,16 +50,23 @@ class SaveDtype(str, Enum):
 
 @dataclass(frozen=True)
 class Truncation:
-    """How a delta is cut off and stored: what a factoring job must know. One of rank and energy is set."""
+    """How a delta is cut off and stored: what a factoring job must know. One of the first three is set."""
 
     rank: int | None
     energy: float | None
+    above_noise: bool
+    """Keep what stands above the noise that rounding puts under the delta."""
     max_rank: int | None
     method: SvdMethod
     tolerance: float
     fold: Fold
     save_dtype: SaveDtype
     seed: int
+
+    @property
+    def chooses(self) -> bool:
+        """Whether each module gets a rank of its own."""
+        return self.rank is None
 
 
 @dataclass(frozen=True)
@@ -89,7 +102,7 @@ class ExtractOptions:
     def of(
         cls,
         *,
-        rank: int | None,
+        rank: int | str | None,
         energy: float | None,
         max_rank: int | None,
         svd: str,
@@ -103,20 +116,22 @@ class ExtractOptions:
         base_name: str | None,
         seed: int,
     ) -> ExtractOptions:
-        """The options that the words mean; neither rank nor energy is rank 16.
+        """The options that the words mean; neither rank nor energy is rank 16, and a rank may be "auto".
 
         Raises:
             UsageError: a word that is unknown, a number out of range, a pattern that is no regular
                 expression, or options that exclude one another.
         """
-        _check_amount(rank, energy, max_rank)
+        fixed, above_noise = _rank(rank)
+        _check_amount(fixed, energy, max_rank, above_noise=above_noise)
         if not 0.0 < tolerance < float("inf"):
             raise UsageError(f"--tolerance is a positive number, not {tolerance}")
         if base_name is not None and not base_name.strip():
             raise UsageError("--base-name is empty", hint="leave it out, or name a path or hub id")
         truncation = Truncation(
-            rank=DEFAULT_RANK if rank is None and energy is None else rank,
+            rank=DEFAULT_RANK if rank is None and energy is None else fixed,
             energy=energy,
+            above_noise=above_noise,
             max_rank=max_rank,
             method=choice(SvdMethod, svd, "--svd"),
             tolerance=tolerance,
@@ -136,7 +151,7 @@ class ExtractOptions:
         """The options that change the result, for the provenance."""
         cut = self.truncation
         return {
-            "rank": cut.rank,
+            "rank": AUTO if cut.above_noise else cut.rank,
             "energy": cut.energy,
             "max_rank": cut.max_rank,
             "svd": cut.method.value,
@@ -152,8 +167,17 @@ class ExtractOptions:
         }
 
 
-def _check_amount(rank: int | None, energy: float | None, max_rank: int | None) -> None:
-    if rank is not None and energy is not None:
+def _rank(rank: int | str | None) -> tuple[int | None, bool]:
+    """The fixed rank, if there is one, and whether the noise chooses."""
+    if isinstance(rank, str):
+        if rank != AUTO:
+            raise UsageError(f"--rank is a number or {AUTO}, not {rank!r}")
+        return None, True
+    return rank, False
+
+
+def _check_amount(rank: int | None, energy: float | None, max_rank: int | None, *, above_noise: bool) -> None:
+    if (rank is not None or above_noise) and energy is not None:
         raise UsageError("--rank and --energy both say how much to keep", hint="give one of them")
     if rank is not None and rank < 1:
         raise UsageError(f"--rank is at least 1, not {rank}")
@@ -161,8 +185,11 @@ def _check_amount(rank: int | None, energy: float | None, max_rank: int | None) 
         raise UsageError(f"--energy is a share above 0 and at most 1, not {energy}")
     if max_rank is not None and max_rank < 1:
         raise UsageError(f"--max-rank is at least 1, not {max_rank}")
-    if max_rank is not None and energy is None:
-        raise UsageError("--max-rank limits what --energy chooses", hint="give --energy, or --rank alone")
+    if max_rank is not None and energy is None and not above_noise:
+        raise UsageError(
+            "--max-rank limits what --energy or --rank auto chooses",
+            hint="give one of these, or --rank alone",
+        )
 
 
 def _patterns(words: Iterable[str], option: str) -> tuple[re.Pattern[str], ...]:

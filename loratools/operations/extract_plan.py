@@ -19,9 +19,11 @@ from loratools.operations.extract_estimates import most_held, most_written, seco
 from loratools.operations.extract_job import CompareJob, FactorJob, HashJob, ReadJob
 from loratools.operations.extract_options import (
     FAILURE_PROBABILITY,
+    NOISE_PROBABILITY,
     ExtractOptions,
     Rest,
     Selection,
+    Truncation,
     Unholdable,
 )
 from loratools.operations.pairing import Pair, Side, pair_checkpoints
@@ -188,8 +190,9 @@ def _factoring(assignments: dict[str, Assignment], options: ExtractOptions) -> I
             tuned=one.tuned,
             transposed=one.tensor.layer.layer is Layer.CONV1D,
             cut=options.truncation,
-            whole_allowed=options.truncation.energy is not None and options.rest is Rest.SAVE,
+            whole_allowed=options.truncation.chooses and options.rest is Rest.SAVE,
             failure_probability=FAILURE_PROBABILITY / len(chosen),
+            noise_probability=NOISE_PROBABILITY / len(chosen),
         )
 
 
@@ -200,9 +203,14 @@ _IF_CHANGED = {
 }
 
 
+def _amount(cut: Truncation) -> str:
+    if cut.energy is not None:
+        return f"for {cut.energy:g} of the energy"
+    return "with what stands above the storage noise" if cut.above_noise else f"at rank {cut.rank}"
+
+
 def _foretold(assignments: dict[str, Assignment], options: ExtractOptions) -> Iterator[CoverageRow]:
-    cut = options.truncation
-    amount = f"at rank {cut.rank}" if cut.energy is None else f"for {cut.energy:g} of the energy"
+    amount = _amount(options.truncation)
     new_head = Action.SAVED if options.rest is Rest.SAVE else Action.DROPPED
     fates = {
         Role.FACTOR: (Action.PENDING, f"; factored {amount} if it changed"),

@@ -35,6 +35,7 @@ def warnings_of(plan: ExtractPlan, findings: Findings, rows_to: int | None) -> t
         _costly(plan, findings),
         _capped(plan, findings),
         _energy_missed(plan, findings),
+        *_noise(plan, findings),
         _stored_worse(plan, findings),
         _tokens(rows_to),
         _biasless(plan, findings),
@@ -62,6 +63,9 @@ def _row(plan: ExtractPlan, job: FactorJob, facts: FactorFacts) -> ExtractedModu
         residual=factors.residual,
         excess=factors.excess,
         storage_error=factors.storage_error,
+        noise_floor=None if facts.noise is None else facts.noise.floor,
+        noise_rank=None if facts.noise is None else facts.noise.rank,
+        noise_note=None if facts.noise is None else facts.noise.note,
         failure_probability=factors.failure_probability,
         parameters=sum(math.prod(shape) for shape in shapes),
         bytes=sum(stored_bytes(dtype, shape) for shape in shapes),
@@ -112,6 +116,43 @@ def _energy_missed(plan: ExtractPlan, findings: Findings) -> str | None:
         and facts.factors.energy < cut.energy - 1e-6
     ]
     return f"{_named(missed)}: --max-rank {cut.max_rank} keeps less energy than asked" if missed else None
+
+
+def _noise(plan: ExtractPlan, findings: Findings) -> Iterator[str]:
+    """What `--rank auto` could not decide, and what it left out."""
+    held = {name: facts.noise for name, facts in findings.factors.items() if facts.noise is not None}
+    rounded = [name for name, noise in held.items() if noise.rank == 0 and findings.factors[name].drowned]
+    if rounded:
+        yield f"{_named(rounded)}: base and tuned differ by rounding only, so there are no factors"
+    on_grid = [name for name, noise in held.items() if noise.above > 0 and noise.rank_bounds[0] < noise.above]
+    undecided = [name for name in on_grid if held[name].rank is None and name in findings.factored]
+    if undecided:
+        yield (
+            f"{_named(undecided)}: the rounding grid decides what is seen of the update; every direction "
+            f"above independent rounding is kept, and some may be the grid's own"
+        )
+    whole = [name for name in findings.whole if findings.factors[name].noise is not None]
+    if whole:
+        yield (
+            f"{_named(whole)}: more directions stand above the noise than factors are worth, so saved whole; "
+            f"--max-rank caps them"
+        )
+    most = plan.options.truncation.max_rank
+    capped = [name for name, noise in held.items() if most is not None and noise.above >= most]
+    left_out = [name for name in capped if name in findings.factored and held[name].rank is None]
+    if left_out:
+        yield f"{_named(left_out)}: --max-rank {most} may leave out directions that stand above the noise"
+    spoken_of = {*undecided, *left_out}
+    running_down = [
+        name
+        for name in findings.factored
+        if name in held and held[name].rank is None and name not in spoken_of
+    ]
+    if running_down:
+        yield (
+            f"{_named(running_down)}: the change runs down into the noise; every direction above it is kept, "
+            "and more may lie below (--energy and --max-rank keep fewer)"
+        )
 
 
 def _stored_worse(plan: ExtractPlan, findings: Findings) -> str | None:

@@ -74,7 +74,7 @@ def _item(checkpoint: Checkpoint) -> InspectedItem:
         reference=checkpoint.reference,
         kind=checkpoint.kind.value,
         format=checkpoint.format,
-        dtype=_dtype(checkpoint),
+        dtype=dtype_of(checkpoint),
         tensors=len(checkpoint),
         parameters=checkpoint.parameters,
         bytes=checkpoint.bytes,
@@ -85,7 +85,7 @@ def _item(checkpoint: Checkpoint) -> InspectedItem:
     )
 
 
-def _dtype(checkpoint: Checkpoint) -> str | None:
+def dtype_of(checkpoint: Checkpoint) -> str | None:
     """The dtype of the weights, or `mixed: ` and theirs by falling bytes; integer buffers do not count."""
     held: Counter[str] = Counter()
     for spec in checkpoint.tensors.values():

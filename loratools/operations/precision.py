@@ -49,11 +49,14 @@ def stored(raw: RawTensor) -> Stored:
 
 def widened(values: Stored, dtype: str, arithmetic: str) -> Wide:
     """Stored values of `dtype` as a new array of the arithmetic's dtype."""
-    if dtype == "bfloat16":
-        from loratools.linalg.rounding import bfloat16_to_float32
+    import numpy as np
 
-        return bfloat16_to_float32(values).astype(arithmetic, copy=False)
-    return values.astype(arithmetic)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one, and that is all
+        if dtype == "bfloat16":
+            from loratools.linalg.rounding import bfloat16_to_float32
+
+            return bfloat16_to_float32(values).astype(arithmetic, copy=False)
+        return values.astype(arithmetic)
 
 
 def rounded(wide: Wide, dtype: str) -> Stored:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loratools.checkpoints.checkpoint import Kind
 from loratools.checkpoints.reference import open_checkpoint, split_weight
 from loratools.errors import UsageError
+
+Reference = str | os.PathLike[str]
+"""A path or a hub id."""
 
 
 @dataclass(frozen=True)
@@ -46,3 +50,8 @@ def sort_references(references: Sequence[str]) -> SortedReferences:
     if not adapters:
         raise UsageError("no adapter was given", hint="name an adapter after the checkpoint")
     return SortedReferences(next(iter(checkpoints), None), tuple(adapters))
+
+
+def as_list(references: Sequence[Reference] | Reference) -> list[Reference]:
+    """One reference or several, as a list."""
+    return [references] if isinstance(references, (str, os.PathLike)) else list(references)

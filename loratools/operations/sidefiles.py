@@ -30,11 +30,15 @@ class SideFiles:
     def bytes(self) -> int:
         return sum(file.stat().st_size for file in self.copied.values())
 
+    def without(self, path: str) -> SideFiles:
+        """The same, with nothing said of a path that was left behind."""
+        return SideFiles(self.copied, tuple(one for one in self.left_behind if one.path != path))
+
     def notes(self) -> list[str]:
         """A line for each reason why files stay behind, but for what the output has anew."""
         reasons: dict[str, list[str]] = {}
         for one in self.left_behind:
-            if one.reason != _RENEWED:
+            if one.reason != RENEWED:
                 reasons.setdefault(one.reason, []).append(one.path)
         return [f"left behind ({reason}): {', '.join(paths)}" for reason, paths in sorted(reasons.items())]
 
@@ -51,10 +55,10 @@ def _rule(reason: str, *patterns: str) -> _Rule:
     return _Rule(reason, re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE))
 
 
-_RENEWED = "the output has its own"
+RENEWED = "the output has its own"
 
 _RULES = (
-    _rule(_RENEWED, re.escape(provenance.FILE), r".*\.index\.json", r".*\.index\.[\w-]+\.json"),
+    _rule(RENEWED, re.escape(provenance.FILE), r".*\.index\.json", r".*\.index\.[\w-]+\.json"),
     _rule("an adapter", r"adapter_config\.json", r"adapter_model.*"),
     _rule(
         "training state",

@@ -9,10 +9,14 @@ from typing import Generic, TypeVar
 from rich.cells import cell_len
 from rich.table import Column as RichColumn
 from rich.table import Table
+from rich.text import Text
 
 from loratools.errors import printable
 
 Row = TypeVar("Row")
+
+Page = Table | str
+"""A piece of a report as it is printed: a table, or text."""
 
 GAP = 2
 """Blanks between two columns."""
@@ -34,9 +38,8 @@ class Column(Generic[Row]):
 def table(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Table:
     """The rows as a table without frames, so that it can be read by eye and by `grep` alike."""
     drawn = Table(
-        title=title or None,
+        title=heading(title) if title else None,
         title_justify="left",
-        title_style="bold",
         box=None,
         padding=(0, GAP, 0, 0),
         pad_edge=False,
@@ -51,6 +54,11 @@ def table(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Ta
     for row in rows:
         drawn.add_row(*(printable(column.cell(row)) for column in columns))
     return drawn
+
+
+def heading(title: str) -> Text:
+    """A table's title, in one line however narrow the table is."""
+    return Text(title, style="bold", no_wrap=True, overflow="ignore")
 
 
 def least_width(drawn: Table) -> int:

@@ -82,6 +82,7 @@ _EXTRACTED: Look[ExtractedModule] = Look(
         Column("alpha", lambda row: words.number(row.alpha)),
         Column("norm", lambda row: words.number(row.norm)),
         Column("storage error", lambda row: words.number(row.storage_error, 2)),
+        Column("noise floor", lambda row: words.number(row.noise_floor, 3)),
         Column("method", lambda row: row.method),
         Column("time", lambda row: f"{row.seconds:.3f} s"),
     ),

@@ -1,6 +1,6 @@
 """`Report`: what a verb did, as data. Tables and JSON are made from it and from nothing else.
 
-The names of the fields are the keys of `--json` (CLI.md): numbers or None, never NaN; bytes as integers,
+The names of the fields are the keys of `--json`: numbers or None, never NaN; bytes as integers,
 seconds as floats, ratios are base over adapter.
 """
 
@@ -17,11 +17,17 @@ from loratools.engine.plan import Plan
 
 SCHEMA = 1
 
+DIGITS = 9
+"""Significant digits of a float in JSON: beyond what any figure is good to, and half the bytes of all 17."""
+
 
 @dataclass(frozen=True, slots=True)
 class ExtractedModule:
     """A factored tensor. `residual` is of the factors as stored, `storage_error` what the dtype added to it,
-    `excess` the certificate's bound before storage, `failure_probability` its chance of being wrong."""
+    `excess` the certificate's bound before storage, `failure_probability` its chance of being wrong.
+
+    With `--rank auto`, `noise_floor` is the largest singular value that rounding explains, `noise_rank` how
+    many stand above it, None where that is not decided, and `noise_note` then says why."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,6 +44,9 @@ class ExtractedModule:
     parameters: int
     bytes: int
     seconds: float
+    noise_floor: float | None = None
+    noise_rank: int | None = None
+    noise_note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +207,7 @@ class Report:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON knows it; a float that is not finite becomes None."""
+    """`value` as JSON knows it: floats to `DIGITS` digits, and None where they are not finite."""
     if is_dataclass(value) and not isinstance(value, type):
         return {key: plain(item) for key, item in asdict(value).items()}
     if isinstance(value, Enum):
@@ -206,7 +215,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from rich.table import Table
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 
 from loratools.errors import printable
 from loratools.reports import fates, words
-from loratools.reports.columns import Column, table
+from loratools.reports.columns import Column, Page, table
 from loratools.reports.modules import module_tables
 from loratools.reports.report import ExtractedModule, HeldoutLoss, InspectedItem, PlannedWork, Report, Totals
 
-Page = Table | str
+_LOOKS = {
+    "analyze": ("loratools.reports.looks.analysis", "analysis_pages"),
+    "report": ("loratools.reports.looks.costs", "cost_pages"),
+}
+"""Where the look of a verb's own rows in `details` is at home: imported for that verb alone, which alone pays
+for it, and printed before everything else."""
 
 
 def pages(report: Report, *, full: bool) -> Iterator[Page]:
@@ -21,6 +25,9 @@ def pages(report: Report, *, full: bool) -> Iterator[Page]:
     Args:
         full: every row and every name; otherwise many modules are summed up and long lists of names cut.
     """
+    if report.command in _LOOKS:
+        home, look = _LOOKS[report.command]
+        yield from getattr(import_module(home), look)(report, full)
     if report.items is not None:
         yield from map(_card, report.items)
     if report.modules is not None:
@@ -34,6 +41,7 @@ def pages(report: Report, *, full: bool) -> Iterator[Page]:
     if report.totals is not None:
         yield _totals(report.totals)
     yield from _extraction(report)
+    yield from _undo(report)
     yield _closing(report)
 
 
@@ -86,6 +94,18 @@ def _extraction(report: Report) -> Iterator[str]:
     )
     if by_chance and (chance := details.get("failure_probability")):
         yield f"the bounds on the excess hold, but for a chance of {words.number(chance)} that one does not"
+
+
+def _undo(report: Report) -> Iterator[str]:
+    """What a merge kept so that it can be taken off again."""
+    undo = report.details.get("undo")
+    if isinstance(undo, Mapping):
+        lost = words.size(undo["interval_bytes"])
+        share = words.share(undo["interval_share"])
+        yield (
+            f"undo record: {words.size(undo['bytes'])}; {lost} of it hold what rounding lost, {share} of the "
+            "tensors"
+        )
 
 
 def _closing(report: Report) -> str:

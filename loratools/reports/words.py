@@ -43,6 +43,13 @@ def span(values: Sequence[float]) -> str:
     return number(low) if low == high else f"{number(low)} to {number(high)}"
 
 
+def between(low: float, high: float | None) -> str:
+    """A figure where the data decide it, `25`, or its bounds, `25-40`, or `25+` where nothing bounds it."""
+    if high is None:
+        return f"{number(low, 3)}+"
+    return number(low, 3) if low == high else f"{number(low, 3)}-{number(high, 3)}"
+
+
 def several(value: Sequence[float] | float | None) -> str:
     """A value, or the values of modules that differ, in short."""
     if value is None:

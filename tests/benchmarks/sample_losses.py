@@ -3,12 +3,14 @@
     python tests/benchmarks/sample_losses.py
 
 Extracts at each rank with `--rest save` and `--rest drop`, loads each result with real PEFT, and prints the
-mean held-out loss in nats a token and the bytes of the adapter's weights. Needs `loratools[transformers]`.
+mean held-out loss in nats a token, the share of the fine-tune's gain over the base that it is, and the bytes
+of the adapter's weights. Needs `loratools[transformers]`.
 """
 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import loratools
@@ -20,13 +22,14 @@ RANKS = (4, 8, 16, 64)
 
 def main() -> None:
     base, tuned = sample.path("base"), sample.path("tuned")
-    print("| | held-out loss, nats a token | bytes |\n|---|---|---|")
-    _row("base", heldout_loss(base), base / "model.safetensors")
-    _row("full fine-tune", heldout_loss(tuned), tuned / "model.safetensors")
+    print("| | held-out loss, nats a token | of the fine-tune's gain | bytes |\n|---|---:|---:|---:|")
+    scale = _Scale(heldout_loss(base), heldout_loss(tuned))
+    scale.row("base", scale.base, base / "model.safetensors")
+    scale.row("full fine-tune", scale.tuned, tuned / "model.safetensors")
     with tempfile.TemporaryDirectory(prefix="sample-losses-") as work:
         for rank in RANKS:
             trained = sample.path(f"lora-r{rank}")
-            _row(
+            scale.row(
                 f"LoRA trained, rank {rank}",
                 heldout_loss(base, trained),
                 trained / "adapter_model.safetensors",
@@ -35,11 +38,19 @@ def main() -> None:
                 output = Path(work) / f"{rest}-{rank}"
                 loratools.extract(base, tuned, output, rank=rank, rest=rest, save_dtype="bfloat16")
                 name = f"extracted, rank {rank}, `--rest {rest}`"
-                _row(name, heldout_loss(base, output), output / "adapter_model.safetensors")
+                scale.row(name, heldout_loss(base, output), output / "adapter_model.safetensors")
 
 
-def _row(name: str, loss: float, weights: Path) -> None:
-    print(f"| {name} | {loss:.3f} | {weights.stat().st_size:,} |", flush=True)
+@dataclass(frozen=True)
+class _Scale:
+    """The losses between which the others lie."""
+
+    base: float
+    tuned: float
+
+    def row(self, name: str, loss: float, weights: Path) -> None:
+        gain = (self.base - loss) / (self.base - self.tuned)
+        print(f"| {name} | {loss:.3f} | {100 * gain:.0f} % | {weights.stat().st_size:,} |", flush=True)
 
 
 if __name__ == "__main__":

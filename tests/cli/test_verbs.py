@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import save_file
 
-from loratools import Report, UsageError, extract, merge, unmerge
+from loratools import Report, UsageError, extract, merge, sample, unmerge
 from loratools.cli.app import application
 
 BASE, TUNED, ADAPTER = "loratools-sample/base", "loratools-sample/tuned", "loratools-sample/lora-r8"
@@ -246,6 +246,21 @@ def test_unmerge_takes_the_weight_of_the_merge() -> None:
     report = json.loads(done("unmerge", "merged", f"{ADAPTER}=0.5", "-o", "back", "--json").stdout)
     assert all(module["exact"] is True or module["exact"] < 0.6 for module in report["modules"])
     assert "back" in report["output"]
+
+
+def test_a_merge_with_a_record_comes_off_to_the_last_bit() -> None:
+    said = done("merge", BASE, ADAPTER, "-o", "once", "--undo").stdout
+    assert "undo record: " in said and "hold what rounding lost" in said
+    done("merge", "once", "loratools-sample/lora-r4=0.5", "-o", "twice", "--undo")
+    report = json.loads(done("unmerge", "twice", "-o", "back", "--json").stdout)
+    assert report["merges"] == 1 and all(module["exact"] is True for module in report["modules"])
+    assert contents("back") == contents("once")
+    done("unmerge", "twice", "-o", "base", "--all")
+    original = sample.path("base")
+    assert {path.name: path.read_bytes() for path in original.iterdir()} == {
+        path.name: path.read_bytes() for path in Path("base").iterdir() if path.name != "loratools.json"
+    }
+    assert refused(1, "unmerge", "base", "-o", "again").startswith("no merge kept an undo record here")
 
 
 def test_an_extracted_adapter_merges_into_the_base_that_it_names() -> None:

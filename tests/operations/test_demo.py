@@ -68,15 +68,32 @@ def test_the_commands_do_what_the_demo_did(told: Told) -> None:
     assert contents(told.folder) == before
 
 
+def test_its_last_steps_answer_the_papers_questions(told: Told) -> None:
+    """The kept energy is reckoned by LAPACK, the parameters by the shapes of rank-4 factors."""
+    ranks, fine_tune, costs = told.steps[-3:]
+    assert ranks.command == "loratools analyze --rank 4 8"
+    assert "the strongest" in ranks.summary
+    base, tuned = (load_file(sample.path(name) / "model.safetensors") for name in ("base", "tuned"))
+    deltas = [tuned[name].double() - base[name].double() for name in base if "_proj" in name]
+    squares = [torch.linalg.svdvals(delta).square() for delta in deltas]
+    kept = sum(float(square[:16].sum()) for square in squares) / sum(
+        float(square.sum()) for square in squares
+    )
+    assert fine_tune.summary.startswith(f"Rank 16 keeps {100 * kept:.3g} % of the change")
+    assert costs.command == "loratools report --rank 4 8"
+    assert f"{sum(4 * sum(delta.shape) for delta in deltas):,} parameters" in costs.summary
+
+
 def test_the_comparisons_can_be_pasted_too(told: Told) -> None:
     commands = [shlex.split(step.command) for step in told.steps if step.command.startswith("python ")]
     assert len(commands) == 2
-    for _, *line in commands:
+    ranges = ((0.0, 1.0), (-1.0, 0.0))  # the way to the fine-tune, and back to the base, which is exact
+    for (_, *line), (above, most) in zip(commands, ranges, strict=True):
         root = Path(loratools.__file__).parent.parent
         printed = subprocess.run(
             [sys.executable, *line], cwd=root, capture_output=True, text=True, check=True
         ).stdout
-        assert 0 < float(printed) < 1
+        assert above < float(printed) <= most and float(printed) != 1.0
 
 
 def test_without_the_extra_it_says_how_to_install_it(told: Told) -> None:

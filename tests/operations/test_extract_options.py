@@ -6,30 +6,11 @@ from typing import Any
 
 import pytest
 
+from fixtures.extract_words import options
 from loratools.errors import UsageError
 from loratools.linalg.factors import Fold
 from loratools.linalg.svd import SvdMethod
-from loratools.operations.extract_options import ExtractOptions, Rest, SaveDtype, Selection, Unholdable
-
-DEFAULTS: dict[str, Any] = {
-    "rank": None,
-    "energy": None,
-    "max_rank": None,
-    "svd": "auto",
-    "tolerance": 1e-3,
-    "fold": "sqrt",
-    "save_dtype": "float32",
-    "targets": (),
-    "exclude": (),
-    "rest": "save",
-    "unholdable": "refuse",
-    "base_name": None,
-    "seed": 0,
-}
-
-
-def options(**changes: Any) -> ExtractOptions:
-    return ExtractOptions.of(**{**DEFAULTS, **changes})
+from loratools.operations.extract_options import Rest, SaveDtype, Selection, Unholdable
 
 
 def test_the_defaults_are_those_of_the_command_line() -> None:

@@ -1,0 +1,206 @@
+"""`analyze`: which rank a fine-tune needs, which directions adapters share, and what they amplify."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import loratools
+from loratools.engine.coverage import Coverage
+from loratools.engine.local import LocalEngine
+from loratools.engine.memory import PeakMemory
+from loratools.engine.plan import Plan
+from loratools.engine.progress import Progress
+from loratools.errors import UsageError
+from loratools.operations.analysis.findings import Findings
+from loratools.operations.analysis.options import AnalyzeOptions, Directions, SpectrumExtent
+from loratools.operations.analysis.references import AnalyzeInputs, Mode, open_references
+from loratools.operations.analysis.skinny import SkinnyAdapter, open_skinny
+from loratools.operations.choices import choice
+from loratools.operations.references import Reference, as_list
+from loratools.reports.report import Report
+
+__all__ = ["analyze"]
+
+
+def analyze(
+    references: Sequence[Reference] | Reference = (),
+    *,
+    ranks: Sequence[int] | None = None,
+    directions: str = "factor",
+    spectrum: str = "leading",
+    amplification: bool = True,
+    seed: int = 0,
+    workers: int | None = None,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Says what the references have to say to each other; what that is depends on what they are.
+
+    - two or more adapters: the similarity of their subspaces (Hu et al., section 7.2), all pairs;
+    - one adapter: its singular values, and what lower ranks keep;
+    - a base and adapters: what these amplify in it (section 7.3);
+    - a base and its fine-tune: spectra of the change, its noise floor, amplification, and where it happened;
+    - both, and adapters: also how much of the change each adapter holds.
+
+    Args:
+        references: paths, hub ids or names of the sample, in any order but the base before its fine-tune;
+            none for the sample's adapters of the ranks asked for.
+        ranks: of several adapters alone, the rank to cut each to, in their order; otherwise the ranks at
+            which figures are told. None for each mode's own.
+        directions: "factor" for those of lora_A and lora_B by themselves, as the paper takes them, "product"
+            for those of BA, which do not depend on how a trainer split it.
+        spectrum: "leading" or "full": the singular values of a fine-tune's change that are computed.
+        amplification: of a fine-tune, whether to compute it; it needs directions of the base's weights.
+        seed: of what is drawn at random, and of randomized decompositions.
+        workers: modules that are worked on side by side; by default as many as there are processors.
+        dry_run: plan only; nothing is read but headers.
+        progress: a watcher.
+
+    Returns:
+        A report whose `details` has the rows of `loratools.reports.analysis` by kind: `similarity` and
+        `similarity_means`, `amplification`, `spectra`, `movement`, `tokens`, `overlap`; those that are asked.
+
+    Raises:
+        UsageError: options or references that make no sense together.
+        LoratoolsError: something cannot be read, holds values that are not finite, or cannot be analysed.
+    """
+    options = AnalyzeOptions(
+        ranks=_ranks(ranks),
+        directions=choice(Directions, directions, "--directions"),
+        spectrum=choice(SpectrumExtent, spectrum, "--spectrum"),
+        amplification=amplification,
+        seed=seed,
+    )
+    started = time.perf_counter()
+    engine = LocalEngine(workers, progress)
+    with PeakMemory() as memory:
+        inputs = open_references(as_list(references), options.ranks)
+        options = replace(options, ranks=inputs.ranks)
+        analysis = _ANALYSES[inputs.mode]
+        if dry_run:
+            plan = analysis.plan(inputs, options, engine)
+            seconds = time.perf_counter() - started
+            return Report.of_plan(
+                plan, version=loratools.__version__, seconds=seconds, peak_bytes=memory.peak_bytes
+            )
+        findings = analysis.find(inputs, options, engine)
+    return Report(
+        command="analyze",
+        version=loratools.__version__,
+        output=None,
+        coverage=Coverage.of(findings.coverage),
+        warnings=findings.warnings,
+        seconds=time.perf_counter() - started,
+        peak_bytes=memory.peak_bytes,
+        details=_details(analysis, findings),
+    )
+
+
+def _ranks(ranks: Sequence[int] | None) -> tuple[int, ...] | None:
+    if not ranks:
+        return None
+    if min(ranks) < 1:
+        raise UsageError(f"rank {min(ranks)} is less than 1")
+    return tuple(ranks)
+
+
+@dataclass(frozen=True)
+class _Analysis:
+    """How one question is planned and answered, and which keys of `details` its answer has."""
+
+    plan: Callable[[AnalyzeInputs, AnalyzeOptions, LocalEngine], Plan[Any]]
+    find: Callable[[AnalyzeInputs, AnalyzeOptions, LocalEngine], Findings]
+    keys: tuple[str, ...]
+
+
+def _plan_similarity(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Plan[Any]:
+    from loratools.operations.analysis.similarity import plan_similarity
+
+    return plan_similarity(_skinny(inputs), options, workers=engine.workers)
+
+
+def _find_similarity(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Findings:
+    from loratools.operations.analysis.similarity import compare_adapters
+
+    return compare_adapters(_skinny(inputs), options, engine)
+
+
+def _plan_spectra(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Plan[Any]:
+    from loratools.operations.analysis.adapter_spectra import plan_spectra
+
+    (adapter,) = _skinny(inputs)
+    return plan_spectra(adapter, options, workers=engine.workers)
+
+
+def _find_spectra(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Findings:
+    from loratools.operations.analysis.adapter_spectra import adapter_spectra
+
+    (adapter,) = _skinny(inputs)
+    return adapter_spectra(adapter, options, engine)
+
+
+def _plan_adapters(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Plan[Any]:
+    from loratools.operations.analysis.adapter_amplification import plan_adapters
+
+    (base,) = inputs.checkpoints
+    return plan_adapters(base, inputs.adapters, _amplifying(options), workers=engine.workers)
+
+
+def _find_adapters(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Findings:
+    from loratools.operations.analysis.adapter_amplification import amplify_adapters
+
+    (base,) = inputs.checkpoints
+    return amplify_adapters(base, inputs.adapters, _amplifying(options), engine)
+
+
+def _amplifying(options: AnalyzeOptions) -> AnalyzeOptions:
+    """The options, where amplification is all that is asked and so cannot be left out."""
+    if not options.amplification:
+        raise UsageError(
+            "a base and adapters are analysed for amplification, and nothing else",
+            hint="leave out --no-amplification, or name the adapters alone",
+        )
+    return options
+
+
+def _plan_pair(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Plan[Any]:
+    from loratools.operations.analysis.pair_plan import plan_pair
+
+    base, tuned = inputs.checkpoints
+    return plan_pair(base, tuned, inputs.adapters, options, workers=engine.workers)
+
+
+def _find_pair(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Findings:
+    from loratools.operations.analysis.pairs import analyze_pair
+
+    base, tuned = inputs.checkpoints
+    return analyze_pair(base, tuned, inputs.adapters, options, engine)
+
+
+def _skinny(inputs: AnalyzeInputs) -> list[SkinnyAdapter]:
+    return [open_skinny(adapter) for adapter in inputs.adapters]
+
+
+_ANALYSES = {
+    Mode.SIMILARITY: _Analysis(_plan_similarity, _find_similarity, ("similarity", "similarity_means")),
+    Mode.SPECTRA: _Analysis(_plan_spectra, _find_spectra, ("spectra",)),
+    Mode.ADAPTERS: _Analysis(_plan_adapters, _find_adapters, ("amplification",)),
+    Mode.PAIR: _Analysis(_plan_pair, _find_pair, ("spectra", "movement", "tokens")),
+}
+
+
+def _details(analysis: _Analysis, findings: Findings) -> dict[str, Any]:
+    """The rows by their keys: those that the question asks for, and any that were found besides."""
+    rows = {
+        "similarity": findings.similarity,
+        "similarity_means": findings.means,
+        "amplification": findings.amplification,
+        "spectra": findings.spectra,
+        "movement": findings.movement,
+        "tokens": findings.tokens,
+        "overlap": findings.overlap,
+    }
+    return {key: found for key, found in rows.items() if found or key in analysis.keys}
