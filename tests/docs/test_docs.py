@@ -1,4 +1,4 @@
-"""The documents against the code: help pages, the tree, the commands, the links; their examples are run."""
+"""The documents against the code: help pages, the tree, the commands, the links, the table of contents."""
 
 from __future__ import annotations
 
@@ -79,10 +79,36 @@ def test_tests_that_a_page_names_exist(page: Path) -> None:
         assert f"\ndef {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{name}"
 
 
-def test_every_page_is_in_the_table_of_contents() -> None:
-    listed = set(re.search(r"```{toctree}\n(.*?)```", (DOCS / "index.md").read_text(), re.DOTALL)[1].split())  # type: ignore[index]
-    here = {str(page.relative_to(DOCS).with_suffix("")) for page in documents()}
-    assert here - {"index"} == listed - {":maxdepth:", "1"}
+def entries(page: Path) -> list[str]:
+    """The lines of a page's tables of contents that are neither options nor blank."""
+    trees = re.findall(
+        r"^```{toctree}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
+
+
+def listed(page: Path) -> list[Path]:
+    """The pages below a page, in the order of reading: each that it lists, then those that this one lists."""
+    below = [page.parent / f"{entry}.md" for entry in entries(page)]
+    return [found for entry in below for found in (entry, *listed(entry))]
+
+
+def test_every_page_is_in_the_table_of_contents_once() -> None:
+    index = DOCS / "index.md"
+    assert sorted(listed(index)) == [page for page in documents() if page != index]
+
+
+def test_the_table_of_contents_has_its_sections() -> None:
+    captions = re.findall(r"^:caption: (.*)$", (DOCS / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert captions == [
+        "Begin",
+        "Verbs",
+        "Guides",
+        "The paper and the sample",
+        "Theory",
+        "Reference",
+        "Python",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -96,23 +122,3 @@ def test_commands_parse(page: Path, line: list[str]) -> None:
         command = application.get_command(application.make_context("loratools", []), verb)
         assert command is not None
         command.make_context(verb, [word for word in rest if word != "--help"])
-
-
-def test_the_quick_start_works_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    lines = [line for block in blocks(DOCS / "quickstart.md", "sh") for line in block.splitlines()]
-    assert len(lines) > 5
-    for line in lines:
-        program, *words = shlex.split(line)
-        assert program == "loratools"
-        result = CliRunner().invoke(application, words, prog_name="loratools")
-        assert result.exit_code == 0, f"{line}: {result.stderr}"
-
-
-def test_the_python_example_works_as_it_stands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (example,) = blocks(DOCS / "python.md", "python")
-    exec(compile(example, "python.md", "exec"), {})
-    assert capsys.readouterr().out.startswith("28 modules, the worst residual 0.")
