@@ -323,14 +323,3 @@ def test_workers_change_nothing(base: Path, adapter: Path, tmp_path: Path) -> No
     for workers in (1, 3):
         merge(base, [adapter], tmp_path / f"merged {workers}", undo=True, workers=workers)
     assert everything(tmp_path / "merged 1") == everything(tmp_path / "merged 3")
-
-
-def test_transformers_loads_the_merged_folder(tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
-    base = save_base(tiny_llama(), tmp_path / "base")
-    make_adapter(tiny_llama(), tmp_path / "adapter", target_modules=["q_proj"], r=4)
-    merged = check(base, [tmp_path / "adapter"], tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(merged).state_dict()
-    written = load_file(merged / "model.safetensors")
-    assert all(torch.equal(loaded[name], written[name]) for name in written)
