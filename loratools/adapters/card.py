@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loratools.checkpoints.files import write_text
+
 __all__ = ["FILE", "Card", "write_card"]
 
 FILE = "README.md"
@@ -80,7 +82,7 @@ class Card:
 
 
 def write_card(folder: Path, card: Card) -> None:
-    (folder / FILE).write_text(card.text(), encoding="utf-8", newline="\n")
+    write_text(folder / FILE, card.text())
 
 
 def _inline(text: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loratools.adapters.peft_matching import ROOT, rank_patterns, target_names
+from loratools.checkpoints.files import pieces, write_text
 from loratools.checkpoints.hashing import TensorHasher
 from loratools.checkpoints.parts import PartWriter, SafetensorsLayout
 from loratools.checkpoints.raw import TensorReader
@@ -85,9 +86,7 @@ class PartFile:
     path: Path
 
     def pieces(self) -> Iterator[bytes]:
-        with self.path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                yield piece
+        yield from pieces(self.path)
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ class LoraConfig:
 
 def write_config(folder: Path, config: LoraConfig) -> None:
     text = json.dumps(config.to_json(), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    (folder / CONFIG).write_text(text, encoding="utf-8", newline="\n")
+    write_text(folder / CONFIG, text)
 
 
 def write_weights(folder: Path, tensors: Iterable[AdapterTensor]) -> dict[str, str]:

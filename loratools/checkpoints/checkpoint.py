@@ -8,6 +8,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import is_folder
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import RawTensor, TensorSpec
 
@@ -50,9 +52,15 @@ class Checkpoint(Mapping[str, TensorSpec]):
         return len(self.tensors)
 
     @property
+    def is_folder(self) -> bool:
+        """Whether the reference is a folder, as opposed to one file."""
+        with disk_errors(self.root, "open"):
+            return is_folder(self.root)
+
+    @property
     def folder(self) -> Path:
         """The folder that holds the weights and their side files."""
-        return self.root if self.root.is_dir() else self.root.parent
+        return self.root if self.is_folder else self.root.parent
 
     @property
     def hub_id(self) -> str | None:

@@ -7,6 +7,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from loratools.checkpoints import system
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import again, real
 from loratools.errors import LoratoolsError
 
 MAX_DIMENSIONS = 32
@@ -56,7 +59,7 @@ def check_shape(shape: Any, item_bits: int, *, file: Path, tensor: str) -> tuple
 def regular_file(path: Path) -> os.stat_result:
     """The status of `path`, which must be a regular file: a FIFO would block and a device would never end."""
     try:
-        status = path.stat()
+        status = again(system.calls.stat, path)
     except OSError as error:
         raise LoratoolsError(f"cannot open: {error.strerror}", file=path) from error
     except ValueError as error:  # a NUL in the path
@@ -69,13 +72,14 @@ def regular_file(path: Path) -> os.stat_result:
 
 def inside(path: Path, folder: Path) -> Path:
     """`path` if, links followed, it stays in `folder` or in the `blobs` of the hub cache around it."""
-    real, home = path.resolve(), folder.resolve()
+    with disk_errors(path, "open"):
+        place, home = real(path), real(folder)
     snapshot = next((at for at in (home, *home.parents) if at.parent.name == "snapshots"), None)
     cache = None if snapshot is None else snapshot.parent.parent
     in_cache = (
-        cache is not None and cache.name.startswith("models--") and real.is_relative_to(cache / "blobs")
+        cache is not None and cache.name.startswith("models--") and place.is_relative_to(cache / "blobs")
     )
-    if real.is_relative_to(home) or in_cache:
+    if place.is_relative_to(home) or in_cache:
         return path
     raise LoratoolsError(
         "a link leads out of the checkpoint's folder",

@@ -1,14 +1,11 @@
-"""What the disk can refuse, said in one line with the file's name: writing, flushing, reserving space."""
+"""What the disk can refuse, said in one line with the file's name: reading, writing, flushing."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 from loratools.errors import LoratoolsError
 
@@ -48,53 +45,3 @@ def disk_errors(file: str | os.PathLike[str], doing: str = "write") -> Iterator[
         yield
     except OSError as error:
         raise disk_error(error, file, doing) from error
-
-
-def flush_file(path: Path) -> None:
-    """Waits until the file's bytes are on the disk; a file system without fsync is taken as it is."""
-    _flush(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-
-
-def flush_folder(path: Path) -> None:
-    """Waits until the folder's entries are on the disk, where folders can be flushed (not on Windows)."""
-    if os.name != "nt":
-        _flush(path, os.O_RDONLY)
-
-
-def _flush(path: Path, flags: int) -> None:
-    handle = os.open(path, flags)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
-    finally:
-        os.close(handle)
-
-
-def allocate(handle: int, size: int) -> None:
-    """Makes the open file `size` bytes long and reserves them, so that a full disk is known before the work.
-
-    Where the file system cannot reserve, the file is only made that long: glibc's emulation, which writes
-    into every block, would double the work.
-    """
-    os.ftruncate(handle, size)
-    if size and _fallocate is not None and _fallocate(handle, 0, 0, size) != 0:
-        code = ctypes.get_errno()
-        if code not in UNSUPPORTED:
-            raise OSError(code, os.strerror(code))
-
-
-def _load_fallocate() -> ctypes._NamedFuncPointer | None:
-    """The C library's `fallocate` with 64-bit sizes, on Linux."""
-    if not sys.platform.startswith("linux"):
-        return None
-    library = ctypes.CDLL(None, use_errno=True)
-    call = getattr(library, "fallocate64", None) or getattr(library, "fallocate", None)
-    if call is not None:
-        call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-        call.restype = ctypes.c_int
-    return call
-
-
-_fallocate = _load_fallocate()

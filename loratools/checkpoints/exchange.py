@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import sys
 from pathlib import Path
 
+from loratools.checkpoints import system
 from loratools.checkpoints.disk import UNSUPPORTED
-
-_AT_FDCWD = -100
-_NOREPLACE = 1
-_EXCHANGE = 2
+from loratools.checkpoints.files import again, has_name
 
 
 def exchange(one: Path, other: Path) -> bool:
@@ -20,7 +16,7 @@ def exchange(one: Path, other: Path) -> bool:
 
     False, and nothing changed, where the system or the file system cannot. Raises OSError where it failed.
     """
-    return _rename(one, other, _EXCHANGE)
+    return _rename(one, other, system.EXCHANGE)
 
 
 def rename_to_new(source: Path, target: Path) -> None:
@@ -29,33 +25,18 @@ def rename_to_new(source: Path, target: Path) -> None:
     In one step where the system can; else with a look before, which leaves a moment to a racing process.
     Raises FileExistsError where the name is taken.
     """
-    if _rename(source, target, _NOREPLACE):
+    if _rename(source, target, system.NO_REPLACE):
         return
-    if os.path.lexists(target):
+    if has_name(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
-    source.rename(target)
+    again(system.calls.rename, source, target)
 
 
-def _rename(source: Path, target: Path, flags: int) -> bool:
-    if _renameat2 is None:
-        return False
-    if _renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in UNSUPPORTED:
-        return False
-    raise OSError(code, os.strerror(code), str(source), None, str(target))
-
-
-def _load_renameat2() -> ctypes._NamedFuncPointer | None:
-    """The C library's `renameat2`: Linux with glibc from 2.28 on, or musl."""
-    if not sys.platform.startswith("linux"):
-        return None
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if call is not None:
-        call.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
-        call.restype = ctypes.c_int
-    return call
-
-
-_renameat2 = _load_renameat2()
+def _rename(source: Path, target: Path, how: int) -> bool:
+    try:
+        again(system.calls.rename_as, source, target, how)
+    except OSError as error:
+        if error.errno in UNSUPPORTED:
+            return False
+        raise
+    return True

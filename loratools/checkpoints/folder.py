@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratools.checkpoints.claims import inside
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import is_file, is_folder, listing
 from loratools.checkpoints.foreign import refuse_framework
 from loratools.checkpoints.weightfile import SUFFIXES
 from loratools.errors import LoratoolsError
@@ -78,10 +80,15 @@ def locate_in_folder(folder: Path) -> Located:
 
 def locate_file(path: Path) -> Located:
     """A weight file named by itself, with the config that belongs to it."""
-    beside = [ADAPTER_CONFIG] if (path.parent / ADAPTER_CONFIG).is_file() else []
+    with disk_errors(path.parent, "open"):
+        return _with_its_config(path)
+
+
+def _with_its_config(path: Path) -> Located:
+    beside = [ADAPTER_CONFIG] if is_file(path.parent / ADAPTER_CONFIG) else []
     config = path.parent / (ADAPTER_CONFIG if path.name in _adapter_files(beside) else MODEL_CONFIG)
     shard = (f"{path.name} is one shard of several",) if _SHARD.fullmatch(path.name) else ()
-    return Located(path, path, config if config.is_file() else None, shard)
+    return Located(path, path, config if is_file(config) else None, shard)
 
 
 def _adapter_files(files: list[str]) -> tuple[str, ...]:
@@ -92,10 +99,10 @@ def _adapter_files(files: list[str]) -> tuple[str, ...]:
 def _listing(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the files and of the subfolders, sorted."""
     try:
-        entries = sorted(folder.iterdir())
+        entries = listing(folder)
+        subfolders = [entry.name for entry in entries if is_folder(entry)]
     except OSError as error:
         raise LoratoolsError(f"cannot open: {error.strerror}", file=folder) from error
-    subfolders = [entry.name for entry in entries if entry.is_dir()]
     return [entry.name for entry in entries if entry.name not in subfolders], subfolders
 
 
@@ -111,12 +118,13 @@ def _located(folder: Path, found: list[str], config: str | None, below: list[str
 
 
 def _adapters_below(folder: Path, subfolders: list[str]) -> list[str]:
-    return [
-        name
-        for name in subfolders
-        if (folder / name / ADAPTER_CONFIG).is_file()
-        and any((folder / name / weights).is_file() for weights in _adapter_files([ADAPTER_CONFIG]))
-    ]
+    with disk_errors(folder, "open"):
+        return [
+            name
+            for name in subfolders
+            if is_file(folder / name / ADAPTER_CONFIG)
+            and any(is_file(folder / name / weights) for weights in _adapter_files([ADAPTER_CONFIG]))
+        ]
 
 
 def _only_weight_file(folder: Path, files: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from loratools.checkpoints.checkpoint import Checkpoint, Kind
 from loratools.checkpoints.claims import check_name, check_shape, regular_file
+from loratools.checkpoints.files import is_file, read_bytes, reading
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
 
@@ -40,10 +41,7 @@ _TYPES: dict[int, tuple[str, int, int]] = {
 def is_gguf(path: Path) -> bool:
     """Whether a file begins as GGUF does; False for what is no readable regular file."""
     try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            return file.read(4) == MAGIC
+        return is_file(path) and read_bytes(path, 4) == MAGIC
     except OSError:
         return False
 
@@ -59,7 +57,7 @@ def read_gguf(path: Path) -> Checkpoint:
     """
     size = regular_file(path).st_size
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             header = _Header(file, size, path)
             metadata, tensors = header.read()
     except OSError as error:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratools.checkpoints.claims import check_name, inside
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import exists
 from loratools.checkpoints.jsonfile import INDEX_BYTES, read_json
 from loratools.checkpoints.spec import TensorSpec
 from loratools.checkpoints.weightfile import Weights, open_weights
@@ -78,7 +80,9 @@ def open_shards(path: Path) -> Weights:
 
 def _open_shard(index: Index, name: str) -> Weights:
     shard = inside(index.path.parent / name, index.path.parent)
-    if not shard.exists():
+    with disk_errors(shard, "open"):
+        missing = not exists(shard)
+    if missing:
         raise LoratoolsError(
             f"the shard {name} is missing", file=index.path, hint="copy or download it again"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loratools.checkpoints.claims import regular_file
+from loratools.checkpoints.files import read_bytes
 from loratools.errors import LoratoolsError
 
 CONFIG_BYTES = 16_000_000
@@ -22,8 +23,7 @@ def read_json(path: Path, cap: int = CONFIG_BYTES) -> dict[str, Any]:
     if size > cap:
         raise LoratoolsError(f"{size:,} bytes of JSON, more than the {cap:,} that are read", file=path)
     try:
-        with path.open("rb") as file:
-            data = file.read(cap + 1)
+        data = read_bytes(path, cap + 1)
     except OSError as error:
         raise LoratoolsError(f"cannot read: {error.strerror}", file=path) from error
     return parse_object(data, path)

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
 
-from loratools.checkpoints.disk import allocate, disk_errors
+from loratools.checkpoints import system
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import close_handle, open_handle, write_all
+from loratools.checkpoints.flushing import allocate
 from loratools.checkpoints.safetensors import BITS, DTYPES, HEADER_BYTES
 from loratools.errors import LoratoolsError
 
@@ -87,12 +89,12 @@ class SafetensorsLayout:
             LoratoolsError: the file exists, or the disk has no room for all of it.
         """
         with disk_errors(path, "create"):
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+            handle = open_handle(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
             try:
                 allocate(handle, self.size)
-                _write_all(handle, memoryview(self.header), 0)
+                write_all(handle, memoryview(self.header), 0)
             finally:
-                os.close(handle)
+                close_handle(handle)
 
 
 class PartWriter:
@@ -107,8 +109,8 @@ class PartWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         with disk_errors(path, "open"):
-            self._handle = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
-            self._size = os.fstat(self._handle).st_size
+            self._handle = open_handle(path, os.O_RDWR | system.NO_LINK)
+            self._size = system.calls.fstat(self._handle).st_size
 
     def write(self, offset: int, data: Buffer) -> None:
         """Writes all of `data` at `offset`, in bytes from the start of the file."""
@@ -120,13 +122,13 @@ class PartWriter:
                 f"{view.nbytes} bytes at {offset} do not fit into the {self._size} of {self.path}"
             )
         with disk_errors(self.path):
-            _write_all(self._handle, view.cast("B"), offset)
+            write_all(self._handle, view.cast("B"), offset)
 
     def close(self) -> None:
         if self._handle >= 0:
             handle, self._handle = self._handle, -1
             with disk_errors(self.path):
-                os.close(handle)
+                close_handle(handle)
 
     def __enter__(self) -> PartWriter:
         return self
@@ -201,21 +203,3 @@ def _bytes(name: str, word: str, shape: tuple[int, ...]) -> int:
             f"a {word} tensor of shape {list(shape)} fills no whole bytes", tensor=name or None
         )
     return bits // 8
-
-
-def _write_all(handle: int, data: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(data):
-        done += _write_some(handle, data[done:], offset + done)
-
-
-_POSITIONED = hasattr(os, "pwrite")
-_SEEKING = threading.Lock()
-
-
-def _write_some(handle: int, data: memoryview, offset: int) -> int:
-    if _POSITIONED:
-        return os.pwrite(handle, data, offset)
-    with _SEEKING:  # two steps, so one thread at a time
-        os.lseek(handle, offset, os.SEEK_SET)
-        return os.write(handle, data)

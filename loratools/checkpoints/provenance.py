@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import has_name, is_folder, read_bytes, write_text
 from loratools.checkpoints.hashing import fingerprint
 from loratools.checkpoints.jsonfile import parse_object, read_json
 from loratools.checkpoints.safetensors import looks_like_safetensors, read_header
@@ -93,7 +93,7 @@ class Provenance:
         """Writes `loratools.json` into `folder`."""
         path = folder / FILE
         with disk_errors(path):
-            path.write_text(self.to_text(), encoding="utf-8", newline="\n")
+            write_text(path, self.to_text())
 
     @classmethod
     def of_json(cls, record: object) -> Provenance:
@@ -126,10 +126,10 @@ def read_provenance(path: Path) -> Provenance | None:
     Raises:
         LoratoolsError: there is one, but it cannot be read; names the file.
     """
-    if path.is_dir():
-        return _beside(path)
-    with disk_errors(path, "open"), path.open("rb") as file:
-        if not looks_like_safetensors(file.read(9)):
+    with disk_errors(path, "open"):
+        if is_folder(path):
+            return _beside(path)
+        if not looks_like_safetensors(read_bytes(path, 9)):
             return None
     header = read_header(path)
     if HEADER_KEY in header.metadata:
@@ -148,7 +148,7 @@ def fingerprint_of(tensors: Iterable[TensorSpec], roots: Mapping[str, str]) -> s
 
 def _beside(folder: Path) -> Provenance | None:
     path = folder / FILE
-    return _of_object(read_json(path, SIZE_LIMIT), path) if os.path.lexists(path) else None
+    return _of_object(read_json(path, SIZE_LIMIT), path) if has_name(path) else None
 
 
 def _of_object(record: Mapping[str, Any], path: Path) -> Provenance:

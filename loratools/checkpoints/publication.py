@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from loratools.checkpoints.disk import FULL, disk_error, disk_errors, flush_file, flush_folder
+from loratools.checkpoints import files, system
+from loratools.checkpoints.disk import FULL, disk_error, disk_errors
 from loratools.checkpoints.exchange import exchange, rename_to_new
+from loratools.checkpoints.files import again
+from loratools.checkpoints.flushing import flush_file, flush_folder
 from loratools.checkpoints.target import WEIGHT_SUFFIXES, check_target, real_target
+from loratools.checkpoints.trees import remove, walk
 from loratools.errors import LoratoolsError
 
 __all__ = ["Publication", "check_target"]
@@ -57,9 +59,10 @@ class Publication:
         check_target(target, force=force, inputs=inputs, suffixes=suffixes)
         self.target = target
         self.published = False
-        self._final = real_target(target)
+        with disk_errors(target, "look at the output"):
+            self._final = real_target(target)
+            self._inputs = tuple(files.real(path) for path in inputs)
         self._force = force
-        self._inputs = tuple(Path(os.path.realpath(path)) for path in inputs)
         self._one_file = one_file
         self._suffixes = suffixes
         self._created: list[Path] = []
@@ -79,7 +82,7 @@ class Publication:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.published or self._stands():
+        if self.published or self._may_stand():
             return  # done, or else: beside the new output lies the old one, which could not be put back
         self._discard()
         told = self._in_the_user_s_words(error)
@@ -115,16 +118,16 @@ class Publication:
         self._old = self._final.with_name(f"{self._final.name}.old-{run}")
 
     def _create_parents(self) -> None:
-        missing = [parent for parent in self._final.parents if not parent.exists()]
+        missing = [parent for parent in self._final.parents if not files.exists(parent)]
         for parent in reversed(missing):
             with contextlib.suppress(FileExistsError):
-                parent.mkdir()
+                again(system.calls.mkdir, parent)
                 self._created.append(parent)
 
     def _create_folder(self) -> None:
         while True:
             try:
-                self.folder.mkdir()
+                again(system.calls.mkdir, self.folder)
                 return
             except FileExistsError:
                 self._name_folder()
@@ -133,8 +136,8 @@ class Publication:
         """What is to be given the target's name: the folder, or the one file in it."""
         if not self._one_file:
             return self.folder
-        written = list(self.folder.iterdir())
-        if len(written) != 1 or not written[0].is_file():
+        written = files.listing(self.folder)
+        if len(written) != 1 or not files.is_file(written[0]):
             raise ValueError(f"an output of one file cannot be made of {len(written)} entries")
         return written[0]
 
@@ -142,30 +145,33 @@ class Publication:
         """Weights first, indexes and configs last, then the folders from the innermost out."""
         for path in _in_order_of_flushing(self.folder):
             with disk_errors(self._as_published(path), "flush to the disk"):
-                (flush_folder if path.is_dir() else flush_file)(path)
+                (flush_folder if files.is_folder(path) else flush_file)(path)
 
     def _name(self, source: Path) -> None:
-        if not self._force or not os.path.lexists(self._final):
+        if not self._force or not files.has_name(self._final):
             rename_to_new(source, self._final)
         elif not exchange(source, self._final):
-            self._final.rename(self._old)
+            again(system.calls.rename, self._final, self._old)
             rename_to_new(source, self._final)
 
     def _take_back(self, source: Path) -> None:
         """Gives the names back, by what the disk shows: an interruption may come between any two steps."""
         with contextlib.suppress(OSError):
             if self._stands():
-                if not os.path.lexists(source):
-                    self._final.rename(source)
+                if not files.has_name(source):
+                    again(system.calls.rename, self._final, source)
                 else:
                     exchange(source, self._final)
-            if os.path.lexists(self._old) and not os.path.lexists(self._final):
-                self._old.rename(self._final)
+            if files.has_name(self._old) and not files.has_name(self._final):
+                again(system.calls.rename, self._old, self._final)
 
     def _say_what_is_left(self, source: Path, error: BaseException) -> None:
         """Where the output that was there before is to be found, if its name could not be given back."""
-        old = source if self._stands() and os.path.lexists(source) else self._old
-        if os.path.lexists(old) and isinstance(error, OSError):
+        old, there = self._old, False
+        with contextlib.suppress(OSError):
+            old = source if self._stands() and files.has_name(source) else old
+            there = files.has_name(old)
+        if there and isinstance(error, OSError):
             raise LoratoolsError(
                 f"cannot publish the output: {error.strerror}; what was there before could not be put back",
                 file=old,
@@ -176,23 +182,30 @@ class Publication:
         """Whether the target's name stands for what this publication wrote."""
         return self._ours is not None and _identity(self._final) == self._ours
 
+    def _may_stand(self) -> bool:
+        """The same; where the disk does not tell, nothing may be removed."""
+        try:
+            return self._stands()
+        except OSError:
+            return True
+
     def _remove_old(self, source: Path) -> tuple[str, ...]:
         """Removes what was replaced. The new output stands: no error and no interruption undoes that."""
         with contextlib.suppress(BaseException):
-            if os.path.lexists(source):
-                source.rename(self._old)
-            _remove(self._old)
-            _remove(self.folder)
+            if files.has_name(source):
+                again(system.calls.rename, source, self._old)
+            remove(self._old)
+            remove(self.folder)
         left = [self._old, self.folder]
         with contextlib.suppress(BaseException):
             left = [path for path in left if not _gone(path)]
         return tuple(f"what the output replaced could not be removed: {path}" for path in left)
 
     def _discard(self) -> None:
-        _remove(self.folder)
+        remove(self.folder)
         for parent in reversed(self._created):
             with contextlib.suppress(OSError):
-                parent.rmdir()
+                again(system.calls.rmdir, parent)
 
     def _in_the_user_s_words(self, error: BaseException | None) -> LoratoolsError | None:
         """An error of the disk, or one that names a file of the partial folder, under its final name."""
@@ -220,39 +233,27 @@ class Publication:
 
 
 def _in_order_of_flushing(folder: Path) -> Iterator[Path]:
-    files: list[Path] = []
     folders: list[Path] = []
-    for here, _, names in os.walk(folder, topdown=False):
-        folders.append(Path(here))
-        files.extend(Path(here, name) for name in names)
-    regular = sorted(path for path in files if not path.is_symlink())
+    others: list[Path] = []
+    for here, _, names in walk(folder):
+        folders.insert(0, here)
+        others.extend(here / name for name in names)
+    regular = sorted(path for path in others if not files.is_link(path))
     yield from sorted(regular, key=lambda path: path.name in _LAST or path.name.endswith(".index.json"))
     yield from folders
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+    found = files.status(path, follow=False)
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def _gone(path: Path) -> bool:
     """Whether nothing has that name: known only from the answer that says so, not from an error."""
     try:
-        path.lstat()
+        again(system.calls.lstat, path)
     except FileNotFoundError:
         return True
     except OSError:
         return False
     return False
-
-
-def _remove(path: Path) -> None:
-    """Removes a file or a tree as far as it can, without following links."""
-    with contextlib.suppress(OSError):
-        if stat.S_ISDIR(path.lstat().st_mode):
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()

@@ -5,17 +5,18 @@ A file that shrinks while it is read is then an error with a name, not a dead pr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
-from io import FileIO
 from types import TracebackType
 
+from loratools.checkpoints import system
+from loratools.checkpoints.files import close_handle, open_handle, read_into
 from loratools.checkpoints.spec import ITEM_BYTES, RawTensor, Storage, TensorSpec
 from loratools.checkpoints.strided import StridedLayout
 from loratools.errors import LoratoolsError
 
 _CHUNK_BYTES = 4 * 2**20
-_POSITIONED = hasattr(os, "preadv")
 
 _intact: set[tuple[int, int, int, int, int]] = set()
 """Storages whose CRC held in this process: (device, inode, size, mtime, offset). Never holds a failure."""
@@ -44,14 +45,14 @@ class TensorReader:
         self._layout = None if spec.strides is None else StridedLayout.of(spec)
         self._span: tuple[range, bytearray] | None = None
         try:
-            self._handle: FileIO = spec.file.open("rb", buffering=0)
+            self._handle = open_handle(spec.file, os.O_RDONLY)
         except OSError as error:
             raise self._error(f"cannot open: {error.strerror}") from error
         if spec.storage is not None:
             try:
                 self._check_crc(spec.storage)
             except BaseException:
-                self._handle.close()
+                self.close()
                 raise
 
     def read(self, first: int, count: int, *, into: bytearray | memoryview | None = None) -> RawTensor:
@@ -78,24 +79,18 @@ class TensorReader:
         layout.pick(self._span[1], span, first, count, buffer)
 
     def _fill(self, buffer: memoryview, offset: int) -> None:
-        done = 0
-        while done < len(buffer):
-            try:
-                got = self._read_some(buffer[done:], offset + done)
-            except OSError as error:
-                raise self._error(f"cannot read: {error.strerror}") from error
-            if not got:
-                raise self._error("the file ends before the tensor does")
-            done += got
-
-    def _read_some(self, buffer: memoryview, offset: int) -> int:
-        if _POSITIONED:
-            return os.preadv(self._handle.fileno(), [buffer], offset)
-        self._handle.seek(offset)
-        return self._handle.readinto(buffer) or 0
+        try:
+            got = read_into(self._handle, buffer, offset)
+        except OSError as error:
+            raise self._error(f"cannot read: {error.strerror}") from error
+        if got < len(buffer):
+            raise self._error("the file ends before the tensor does")
 
     def _check_crc(self, storage: Storage) -> None:
-        status = os.fstat(self._handle.fileno())
+        try:
+            status = system.calls.fstat(self._handle)
+        except OSError as error:
+            raise self._error(f"cannot read: {error.strerror}") from error
         key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, storage.offset)
         if key in _intact:
             return
@@ -113,7 +108,10 @@ class TensorReader:
         return LoratoolsError(message, file=self.spec.file, tensor=self.spec.name)
 
     def close(self) -> None:
-        self._handle.close()
+        if self._handle >= 0:
+            handle, self._handle = self._handle, -1
+            with contextlib.suppress(OSError):  # nothing was written that could be lost
+                close_handle(handle)
 
     def __enter__(self) -> TensorReader:
         return self

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from loratools.checkpoints import hub
 from loratools.checkpoints.checkpoint import Checkpoint, Kind
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import has_name, is_folder
 from loratools.checkpoints.folder import ADAPTER_CONFIG, INDEX_SUFFIX, Located, locate_file, locate_in_folder
 from loratools.checkpoints.foreign import refuse_framework
 from loratools.checkpoints.formats import kind_and_format
@@ -37,7 +39,7 @@ def open_checkpoint(reference: str | os.PathLike[str]) -> Checkpoint:
     """
     text = os.fspath(reference)
     path = Path(text)
-    if os.path.lexists(path):
+    if _is_there(path):
         return _open(text, _locate(path), None)
     if (member := _sample_member(text)) is not None:
         return _open(text, _locate(member), None)
@@ -58,7 +60,7 @@ def split_weight(reference: str) -> tuple[str, float | None]:
         UsageError: the weight is not finite.
     """
     name, sign, number = reference.rpartition("=")
-    if not sign or not name or os.path.lexists(reference) or not _NUMBER.fullmatch(number):
+    if not sign or not name or _is_there(reference) or not _NUMBER.fullmatch(number):
         return reference, None
     weight = float(number)
     if not math.isfinite(weight):
@@ -81,7 +83,7 @@ def resolve_base(adapter: Checkpoint) -> str:
             "the adapter's config names no base", file=adapter.root, hint="name the base before the adapter"
         )
     for path in (Path(name), adapter.folder / name):
-        if os.path.lexists(path):
+        if _is_there(path):
             return str(path)
     if _sample_member(name) is not None:
         return name
@@ -93,6 +95,11 @@ def resolve_base(adapter: Checkpoint) -> str:
         file=adapter.root,
         hint="name the base before the adapter",
     )
+
+
+def _is_there(path: str | os.PathLike[str]) -> bool:
+    with disk_errors(path, "open"):
+        return has_name(path)
 
 
 def _sample_member(text: str) -> Path | None:
@@ -115,7 +122,9 @@ def _no_member(text: str) -> LoratoolsError:
 
 
 def _locate(path: Path) -> Located:
-    if path.is_dir():
+    with disk_errors(path, "open"):
+        folder = is_folder(path)
+    if folder:
         return locate_in_folder(path)
     refuse_framework(path, [path.name])
     return locate_file(path)

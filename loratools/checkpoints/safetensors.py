@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loratools.checkpoints.claims import check_name, check_shape, regular_file
+from loratools.checkpoints.files import reading
 from loratools.checkpoints.jsonfile import parse_object
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
@@ -80,7 +81,7 @@ def read_header(path: Path) -> Header:
 
 def _header_bytes(path: Path, size: int) -> bytes:
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             prefix = file.read(8)
             length = int.from_bytes(prefix, "little")
             if len(prefix) < 8 or length > size - 8:

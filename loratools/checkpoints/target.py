@@ -7,7 +7,9 @@ import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from loratools.checkpoints import files, system
 from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import again
 from loratools.errors import LoratoolsError, UsageError
 
 WEIGHT_SUFFIXES = frozenset({".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf"})
@@ -54,7 +56,7 @@ def check_target(
         real = real_target(target)
         _refuse_overlap(target, real, inputs)
         _refuse_places(target, real)
-        if not os.path.lexists(real):
+        if not files.has_name(real):
             return
         if not force:
             raise LoratoolsError("the output exists already", file=target, hint="--force replaces it")
@@ -63,13 +65,13 @@ def check_target(
 
 def real_target(target: Path) -> Path:
     """The target's absolute path with the links of its parents resolved; the last name is taken as it is."""
-    absolute = Path(os.path.realpath(target)) if target.name in ("", "..") else target
+    absolute = files.real(target) if target.name in ("", "..") else target
     for parent in absolute.parents:
-        if parent.is_symlink() and not parent.exists():
+        if files.is_link(parent) and not files.exists(parent):
             raise LoratoolsError("the output's folder is a broken link", file=parent)
-        if parent.exists() and not parent.is_dir():
+        if files.exists(parent) and not files.is_folder(parent):
             raise LoratoolsError("the output's folder is a file", file=parent, hint="choose another output")
-    return Path(os.path.realpath(absolute.parent)) / absolute.name
+    return files.real(absolute.parent) / absolute.name
 
 
 def _refuse_overlap(target: Path, real: Path, inputs: Sequence[Path]) -> None:
@@ -90,12 +92,12 @@ def _refuse_overlap(target: Path, real: Path, inputs: Sequence[Path]) -> None:
 
 def _places(source: Path) -> Iterator[Path]:
     """Where an input lies: its name, and where that, or a link in its folder, leads (the hub's cache)."""
-    yield Path(os.path.realpath(source.parent)) / source.name
-    yield Path(os.path.realpath(source))
-    if source.is_dir():
-        for entry in sorted(source.iterdir()):
-            if entry.is_symlink():
-                yield Path(os.path.realpath(entry))
+    yield files.real(source.parent) / source.name
+    yield files.real(source)
+    if files.is_folder(source):
+        for entry in files.listing(source):
+            if files.is_link(entry):
+                yield files.real(entry)
 
 
 def _inside(path: Path, folder: Path) -> bool:
@@ -106,17 +108,15 @@ def _same(one: Path, other: Path) -> bool:
     """Whether two real paths are one place, also where names differ (case, bind mounts, hard links)."""
     if one == other:
         return True
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
+    here, there = files.status(one), files.status(other)
+    return here is not None and there is not None and os.path.samestat(here, there)
 
 
 def _refuse_places(target: Path, real: Path) -> None:
-    if real.is_symlink():
+    if files.is_link(real):
         raise LoratoolsError("the output is a symbolic link", file=target, hint="name the place it leads to")
     for what, place in (("current", Path.cwd()), ("home", Path("~").expanduser())):
-        place = Path(os.path.realpath(place))
+        place = files.real(place)
         if _same(real, place) or _inside(place, real):
             raise LoratoolsError(
                 f"the output is the {what} folder or above it", file=target, hint="name a folder in it"
@@ -125,10 +125,11 @@ def _refuse_places(target: Path, real: Path) -> None:
 
 def _refuse_foreign(target: Path, real: Path, suffixes: frozenset[str]) -> None:
     """Refuses to replace what is neither a model nor an adapter: `--force` is for outputs."""
-    mode = real.lstat().st_mode
+    found = again(system.calls.lstat, real)
+    mode = found.st_mode
     if stat.S_ISDIR(mode):
-        names = {entry.name for entry in real.iterdir()}
-        if os.path.ismount(real):
+        names = {entry.name for entry in files.listing(real)}
+        if again(system.calls.lstat, real.parent).st_dev != found.st_dev:
             reason = "a mount point"
         elif ".git" in names:
             reason = "a repository"
@@ -136,7 +137,7 @@ def _refuse_foreign(target: Path, real: Path, suffixes: frozenset[str]) -> None:
             reason = "a folder of other files than a model's"
         else:
             return
-    elif stat.S_ISREG(mode) and (real.suffix in suffixes or not real.stat().st_size):
+    elif stat.S_ISREG(mode) and (real.suffix in suffixes or not found.st_size):
         return
     else:
         reason = "a file of another kind than weights" if stat.S_ISREG(mode) else "no ordinary file or folder"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from loratools.checkpoints.claims import check_name, check_shape
+from loratools.checkpoints.files import reading
 from loratools.checkpoints.spec import ITEM_BYTES, Storage, TensorSpec
 from loratools.checkpoints.torchpickle import unpickle
 from loratools.checkpoints.torchrecords import DTYPE_BYTES, PickleError, TensorRef, Unreadable
@@ -48,7 +49,7 @@ def read_state_dict(path: Path) -> StateDict:
         LoratoolsError: the zip or its pickle is broken, lies, or holds something else than a state dict.
     """
     try:
-        with path.open("rb") as file:
+        with reading(path) as file:
             members = _members(file, path)
             root = _root(members, path)
             _require_little_endian(file, members, root, path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratools.checkpoints.claims import regular_file
+from loratools.checkpoints.files import read_bytes
 from loratools.checkpoints.safetensors import looks_like_safetensors, read_header
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
@@ -74,8 +75,7 @@ def open_weights(path: Path) -> Weights:
     if regular_file(path).st_size == 0:
         raise LoratoolsError("an empty file", file=path, hint="copy or download it again")
     try:
-        with path.open("rb") as file:
-            start = file.read(32)
+        start = read_bytes(path, 32)
     except OSError as error:
         raise LoratoolsError(f"cannot read: {error.strerror}", file=path) from error
     if looks_like_safetensors(start):  # before the magics: a header's length may begin with a pickle's byte

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from loratools import sample
-from loratools.checkpoints import provenance
+from loratools.checkpoints import provenance, system
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import again, has_name, read_bytes, write_text
 from loratools.checkpoints.reference import SAMPLE
+from loratools.checkpoints.trees import remove
 from loratools.errors import LoratoolsError
 
 BASE, TUNED, ADAPTER = (SAMPLE + name for name in ("base", "tuned", "lora-r8"))
@@ -56,7 +59,9 @@ def bare_run(name: str, *, force: bool, dry_run: bool = False, folder: Path = FO
     target = folder / name
     ledger = _read(folder / _LEDGER)
     ours = name in ledger and ledger[name] == _fingerprint(target)
-    if target.exists() and not ours and not force:
+    with disk_errors(target, "look at the output"):
+        there = has_name(target)
+    if there and not ours and not force:
         raise LoratoolsError(
             "exists, and no run without references left it",
             file=target,
@@ -70,14 +75,14 @@ def bare_run(name: str, *, force: bool, dry_run: bool = False, folder: Path = FO
 
 def _fingerprint(output: Path) -> str | None:
     try:
-        return hashlib.sha256((output / provenance.FILE).read_bytes()).hexdigest()
+        return hashlib.sha256(read_bytes(output / provenance.FILE)).hexdigest()
     except OSError:
         return None
 
 
 def _read(ledger: Path) -> dict[str, str]:
     try:
-        entries = json.loads(ledger.read_bytes())
+        entries = json.loads(read_bytes(ledger))
     except (OSError, ValueError):
         return {}
     if not isinstance(entries, dict):
@@ -86,6 +91,11 @@ def _read(ledger: Path) -> dict[str, str]:
 
 
 def _write(ledger: Path, entries: dict[str, str]) -> None:
-    partial = ledger.with_name(f"{ledger.name}.partial-{os.getpid()}")
-    partial.write_text(json.dumps(entries, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(ledger)
+    partial = ledger.with_name(f"{ledger.name}.partial-{secrets.token_hex(4)}")
+    with disk_errors(ledger):
+        try:
+            write_text(partial, json.dumps(entries, indent=2, sort_keys=True) + "\n")
+            again(system.calls.rename, partial, ledger)
+        except BaseException:
+            remove(partial)
+            raise

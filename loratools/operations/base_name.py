@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from loratools.checkpoints.checkpoint import Checkpoint
+from loratools.checkpoints.files import has_name, real
 
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -22,15 +22,15 @@ def base_name(base: Checkpoint, given: str | None) -> str:
         from loratools import sample
 
         return sample.BASE_NAME
-    if base.revision is not None or not os.path.lexists(base.reference):
+    if base.revision is not None or not has_name(base.reference):
         return base.reference.partition("@")[0]
     said = base.config.get("_name_or_path")
     if isinstance(said, str) and _NAME.fullmatch(said) and not said.startswith("."):
         return said
-    return Path(os.path.realpath(base.folder)).name
+    return real(base.folder).name
 
 
 def _is_sample(folder: Path) -> bool:
     from loratools import sample
 
-    return Path(os.path.realpath(folder)) == Path(os.path.realpath(sample.path("base")))
+    return real(folder) == real(sample.path("base"))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import make_folder
 from loratools.checkpoints.publication import Publication
 from loratools.checkpoints.reference import open_checkpoint
 from loratools.checkpoints.target import named_target
+from loratools.checkpoints.trees import remove_whole
 from loratools.engine.local import LocalEngine
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
@@ -140,7 +142,7 @@ def run_extract(
     assert plan.output is not None
     with Publication(plan.output, force=plan.force, inputs=plan.inputs) as publication:
         workspace = publication.folder / "factors"
-        workspace.mkdir()
+        make_folder(workspace)
         read = {job.name: facts for job, facts in engine.run("reading", plan.reading, workspace)}
         changes = look_at_changes(plan, read)
         factors = {job.name: facts for job, facts in engine.run("factoring", plan.factoring, workspace)}
@@ -160,7 +162,8 @@ def run_extract(
             version=_version(),
             notes=warnings,
         )
-        shutil.rmtree(workspace)
+        with disk_errors(workspace):
+            remove_whole(workspace)
         left = publication.publish()
     return Report(
         command="extract",

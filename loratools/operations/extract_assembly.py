@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,8 @@ from loratools.adapters.peft_write import (
     write_config,
     write_weights,
 )
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import copy, is_file, size
 from loratools.checkpoints.parts import stored_bytes
 from loratools.checkpoints.provenance import InputRecord, Provenance, fingerprint_of
 from loratools.checkpoints.raw import TensorReader
@@ -70,7 +71,7 @@ def assemble(
         _copy_tokenizer(plan.pair.tuned.folder, folder)
     assembled = Assembled(
         parameters=sum(_elements(tensor.shape) for tensor in (*factors, *rest)),
-        bytes=(folder / WEIGHTS).stat().st_size,
+        bytes=size(folder / WEIGHTS),
         rest_bytes=sum(stored_bytes(tensor.dtype, tensor.shape) for tensor in rest),
     )
     write_card(folder, _card(plan, findings, modules, assembled, notes))
@@ -228,8 +229,10 @@ def _module_record(row: ExtractedModule) -> Mapping[str, object]:
 def _copy_tokenizer(source: Path, folder: Path) -> None:
     """Tuned's tokenizer comes along where it has tokens that the base's does not."""
     for name in sorted(TOKENIZER_FILES):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+        with disk_errors(source / name, "open"):
+            here = is_file(source / name)
+        if here:
+            copy(source / name, folder / name)
 
 
 def _elements(shape: tuple[int, ...]) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from blake3 import blake3
 
+from loratools.checkpoints.files import write_bytes
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
 from loratools.linalg.factors import fold
@@ -227,7 +228,7 @@ class FactorJob:
             )
         names = [f"{blake3(self.name.encode()).hexdigest(length=16)}.{letter}" for letter in "AB"]
         for name, factor in zip(names, stored, strict=True):
-            (workspace / name).write_bytes(factor.contiguous().view(torch.uint8).numpy().data)
+            write_bytes(workspace / name, factor.contiguous().view(torch.uint8).numpy().data)
         norm = math.sqrt(found.norm_squared)
         about = certificate.residual
         residual = _residual(delta, stored[0], stored[1], about=about) / norm

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from loratools.checkpoints.checkpoint import Checkpoint
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import has_name, read_bytes, real
 from loratools.errors import LoratoolsError
 from loratools.operations.base_name import base_name
 from loratools.operations.merge_inputs import MergeInputs
 from loratools.operations.rewrite_record import input_name
 
-_CARD_CHARACTERS = 16_384
+_CARD_BYTES = 16_384
 _BASE_MODEL = re.compile(r"""^base_model:\s*["']?(?P<name>[^\s"']+)["']?\s*$""", re.MULTILINE)
 
 
@@ -74,16 +75,16 @@ def no_common_tensor(inputs: MergeInputs) -> list[str]:
 
 def _is_called(checkpoint: Checkpoint, name: str) -> bool:
     """Whether `name` can mean the checkpoint: its path, its hub id, or the last part of either."""
-    if os.path.lexists(name):
-        return os.path.realpath(name) == os.path.realpath(checkpoint.root)
+    with disk_errors(name, "open"):
+        if has_name(name):
+            return real(name) == real(checkpoint.root)
     return _last(name) in set(map(_last, _names(checkpoint)))
 
 
 def _on_the_card(folder: Path) -> str | None:
     """The one `base_model` in the front matter of the adapter's card, where its config names none."""
     try:
-        with (folder / "README.md").open(encoding="utf-8", errors="replace") as file:
-            head = file.read(_CARD_CHARACTERS)
+        head = read_bytes(folder / "README.md", _CARD_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return None
     front = head.removeprefix("---\n").partition("\n---")[0] if head.startswith("---\n") else ""

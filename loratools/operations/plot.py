@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import has_name, is_folder, write_bytes
 from loratools.checkpoints.publication import Publication, check_target
 from loratools.errors import LoratoolsError, UsageError
 from loratools.reports.report import Report
@@ -43,9 +44,11 @@ def check_plot(
         raise LoratoolsError(
             "drawing needs matplotlib", hint="install it with the extra: pip install 'loratools[plot]'"
         )
-    if target.is_dir():
+    with disk_errors(target, "look at the output"):
+        folder = is_folder(target)
+    if folder:
         raise LoratoolsError("the picture's name is a folder's", file=target, hint="choose another name")
-    read = [Path(reference) for reference in inputs if os.path.lexists(reference)]
+    read = _on_disk(inputs)
     check_target(target, force=force, inputs=read, suffixes=SUFFIXES)
     return target
 
@@ -71,9 +74,19 @@ def plot(
     picture = drawn(report, target.suffix.lower().removeprefix("."))
     if picture is None:
         raise LoratoolsError("there is nothing to draw in this report", hint="leave --plot out")
-    read = [Path(reference) for reference in inputs if os.path.lexists(reference)]
+    read = _on_disk(inputs)
     with Publication(target, force=force, inputs=read, one_file=True, suffixes=SUFFIXES) as publication:
         with disk_errors(target):
-            (publication.folder / target.name).write_bytes(picture)
+            write_bytes(publication.folder / target.name, picture)
         warnings = publication.publish()
     return replace(report, output=target, warnings=(*report.warnings, *warnings))
+
+
+def _on_disk(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The references that are paths (the others are names of the sample or on the hub)."""
+    paths = []
+    for reference in inputs:
+        with disk_errors(reference, "open"):
+            if has_name(reference):
+                paths.append(Path(reference))
+    return paths

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import copy, make_folder, write_bytes, write_text
 from loratools.checkpoints.parts import SafetensorsLayout, write_at
 from loratools.checkpoints.provenance import FILE, Provenance
 from loratools.checkpoints.publication import Publication
 from loratools.engine.local import LocalEngine
-from loratools.errors import LoratoolsError
 from loratools.operations.rewrite_layout import Outgoing, index_of
 from loratools.operations.rewrite_plan import RewritePlan
 from loratools.operations.rewrite_record import padded_header
@@ -83,21 +82,16 @@ def _copy_side_files(side: SideFiles, folder: Path) -> None:
     for relative, file in side.copied.items():
         target = folder / relative
         with disk_errors(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            source = file.open("rb")
-        except OSError as error:
-            raise LoratoolsError(f"cannot open: {error.strerror}", file=file) from error
-        with source, disk_errors(target), target.open("wb") as copy:
-            shutil.copyfileobj(source, copy, 1 << 20)
+            make_folder(target.parent)
+        copy(file, target)
 
 
 def _write_texts(plan: RewritePlan[Any], provenance: Provenance, folder: Path) -> None:
     if plan.kept is not None:
         for relative, data in plan.kept.items():
             with disk_errors(folder / relative):
-                (folder / relative).parent.mkdir(parents=True, exist_ok=True)
-                (folder / relative).write_bytes(data)
+                make_folder((folder / relative).parent)
+                write_bytes(folder / relative, data)
         if FILE not in plan.kept:
             provenance.write(folder)
         return
@@ -116,7 +110,7 @@ def json_text(content: Mapping[str, object]) -> str:
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
     with disk_errors(path):
-        path.write_text(json_text(content), encoding="utf-8", newline="\n")
+        write_text(path, json_text(content))
 
 
 def _write_header(plan: RewritePlan[Any], provenance: Provenance, folder: Path) -> None:

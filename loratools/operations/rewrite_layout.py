@@ -73,7 +73,7 @@ def shards_as_they_are(checkpoint: Checkpoint, tensors: Sequence[Outgoing]) -> d
 
 def shard_name(checkpoint: Checkpoint, file: Path) -> str:
     """What a weight file of the checkpoint is called in an output of safetensors."""
-    if not checkpoint.root.is_dir():
+    if not checkpoint.is_folder:
         return "model.safetensors"
     torch_name = _TORCH.fullmatch(file.name)
     if torch_name:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 from loratools.checkpoints.checkpoint import Checkpoint
+from loratools.checkpoints.files import is_folder
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.spec import TensorSpec
 from loratools.engine.coverage import Coverage
@@ -167,7 +168,7 @@ def wants_one_file(checkpoint: Checkpoint, output: Path | None) -> bool:
             file=output,
             hint="name a folder, or a file with .safetensors",
         )
-    if output.suffix != ".safetensors" or output.is_dir():
+    if output.suffix != ".safetensors" or is_folder(output):
         return False
     if len(checkpoint.shards) > 1:
         raise UsageError(
@@ -180,6 +181,6 @@ def wants_one_file(checkpoint: Checkpoint, output: Path | None) -> bool:
 
 def files_beside(checkpoint: Checkpoint, output: Path | None, *, one_file: bool) -> SideFiles:
     """What comes along: nothing to one file, nor from beside a file that lies in no model's folder."""
-    if one_file or not (checkpoint.root.is_dir() or checkpoint.config):
+    if one_file or not (checkpoint.is_folder or checkpoint.config):
         return SideFiles({}, ())
     return side_files(checkpoint.folder, frozenset(checkpoint.shards), skip=output)

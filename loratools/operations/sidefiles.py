@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from loratools.checkpoints import provenance
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import is_file, is_folder, is_link, read_bytes, real, size
+from loratools.checkpoints.trees import walk
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class SideFiles:
 
     @property
     def bytes(self) -> int:
-        return sum(file.stat().st_size for file in self.copied.values())
+        return sum(size(file) for file in self.copied.values())
 
     def without(self, path: str) -> SideFiles:
         """The same, with nothing said of a path that was left behind."""
@@ -125,14 +127,15 @@ def side_files(folder: Path, weights: frozenset[Path], *, skip: Path | None = No
     copied: dict[str, Path] = {}
     left: list[LeftBehind] = []
     modules = _sentence_modules(folder)
-    for relative, file in _walk(folder, left, skip):
-        if file in weights:
-            continue
-        reason = _reason(relative, file, modules)
-        if reason is None:
-            copied[str(relative)] = file
-        else:
-            left.append(LeftBehind(str(relative), reason))
+    with disk_errors(folder, "open"):
+        for relative, file in _walk(folder, left, skip):
+            if file in weights:
+                continue
+            reason = _reason(relative, file, modules)
+            if reason is None:
+                copied[str(relative)] = file
+            else:
+                left.append(LeftBehind(str(relative), reason))
     return SideFiles(copied, tuple(sorted(left, key=lambda one: one.path)))
 
 
@@ -142,16 +145,16 @@ def with_tokenizer(files: SideFiles, adapter: Path) -> tuple[SideFiles, bool]:
     Returns the files and whether the adapter's tokenizer is in them. Vocabulary files that only the base has
     stay; what would overrule the adapter's files (`added_tokens.json`, a chat template) does not.
     """
-    if not adapter.is_dir() or not any((adapter / mark).is_file() for mark in _TOKENIZER_MARKS):
-        return files, False
-    own = {name: adapter / name for name in sorted(TOKENIZER_FILES) if (adapter / name).is_file()}
+    with disk_errors(adapter, "open"):
+        if not is_folder(adapter) or not any(is_file(adapter / mark) for mark in _TOKENIZER_MARKS):
+            return files, False
+        own = {name: adapter / name for name in sorted(TOKENIZER_FILES) if is_file(adapter / name)}
     kept = {path: file for path, file in files.copied.items() if path not in _STALE_BESIDE_ANOTHER}
     return SideFiles({**kept, **own}, files.left_behind), True
 
 
 def _walk(folder: Path, left: list[LeftBehind], skip: Path | None) -> Iterator[tuple[PurePosixPath, Path]]:
-    for place, names, files in os.walk(folder):
-        here = Path(place)
+    for here, names, files in walk(folder):
         below = PurePosixPath(here.relative_to(folder).as_posix())
         kept = []
         for name in sorted(names):
@@ -171,15 +174,15 @@ def _walk(folder: Path, left: list[LeftBehind], skip: Path | None) -> Iterator[t
 def _is(path: Path, other: Path | None) -> bool:
     if other is None or path.name != other.name:
         return False
-    return os.path.realpath(path) == os.path.realpath(other)
+    return real(path) == real(other)
 
 
 def _folder_reason(folder: Path) -> str | None:
-    if folder.is_symlink():
+    if is_link(folder):
         return "a link to a folder"
     if _PARTIAL.fullmatch(folder.name):
         return "a leftover of an interrupted run"
-    if (folder / "adapter_config.json").is_file():
+    if is_file(folder / "adapter_config.json"):
         return "an adapter"
     if _SKIPPED_FOLDER_NAMES.names.fullmatch(folder.name):
         return _SKIPPED_FOLDER_NAMES.reason
@@ -188,8 +191,8 @@ def _folder_reason(folder: Path) -> str | None:
 
 def _reason(relative: PurePosixPath, file: Path, modules: frozenset[str]) -> str | None:
     """Why a file stays behind; None if it comes along."""
-    if not file.is_file():
-        return "a broken link" if file.is_symlink() else "not a file"
+    if not is_file(file):
+        return "a broken link" if is_link(file) else "not a file"
     if _PARTIAL.fullmatch(file.name):
         return "a leftover of an interrupted run"
     if len(relative.parts) > 1 and relative.parts[0] in modules:
@@ -202,7 +205,7 @@ def _sentence_modules(folder: Path) -> frozenset[str]:
     import json
 
     try:
-        entries = json.loads((folder / "modules.json").read_bytes())
+        entries = json.loads(read_bytes(folder / "modules.json"))
         return frozenset(PurePosixPath(str(entry["path"])).parts[0] for entry in entries if entry.get("path"))
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return frozenset()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from loratools.checkpoints import parts
+from loratools.checkpoints import parts, system
 from loratools.checkpoints.parts import (
     PartWriter,
     SafetensorsLayout,
@@ -181,7 +181,7 @@ def test_a_header_over_the_format_s_cap_is_refused(monkeypatch: pytest.MonkeyPat
 def writing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways of writing at a place: the second is what a system without `pwrite` has."""
     if request.param == "seek and write":
-        monkeypatch.setattr(parts, "_POSITIONED", False)
+        monkeypatch.setattr(system, "_POSITIONED", False)
 
 
 @pytest.mark.usefixtures("writing")
@@ -209,8 +209,10 @@ def test_pieces_may_be_written_in_any_order_by_several_threads(tmp_path: Path) -
 
 @pytest.mark.usefixtures("writing")
 def test_a_short_write_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = parts._write_some
-    monkeypatch.setattr(parts, "_write_some", lambda handle, data, offset: whole(handle, data[:7], offset))
+    whole = system.calls.write_at
+    monkeypatch.setattr(
+        system.calls, "write_at", lambda handle, data, offset: whole(handle, data[:7], offset)
+    )
     assert written(tmp_path / "x", MIXED) == save(MIXED, {"format": "pt"})
 
 
@@ -263,7 +265,7 @@ def test_an_error_of_the_disk_is_one_line_with_the_file(
 
     path = tmp_path / "x"
     path.write_bytes(bytes(8))
-    monkeypatch.setattr(parts, "_write_some", failing)
+    monkeypatch.setattr(system.calls, "write_at", failing)
     with PartWriter(path) as writer, pytest.raises(LoratoolsError) as caught:
         writer.write(0, b"1")
     line = str(caught.value)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loratools.checkpoints import disk, exchange, publication
+from loratools.checkpoints import exchange, flushing, publication, system
 from loratools.checkpoints.parts import write_safetensors
 from loratools.checkpoints.publication import Publication
 from loratools.errors import LoratoolsError
@@ -56,7 +56,7 @@ OLD = {"out": None, "out/config.json": "old config", "out/old.bin": "old weights
 def swapping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways of replacing: with `renameat2`, and as on a system that lacks it."""
     if request.param == "two renames":
-        monkeypatch.setattr(exchange, "_renameat2", None)
+        monkeypatch.setattr(system, "_renameat2", None)
     return str(request.param)
 
 
@@ -114,7 +114,7 @@ def test_force_puts_the_new_folder_in_the_old_one_s_place(tmp_path: Path, swappi
 def test_replacing_is_one_exchange_where_the_system_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if exchange._renameat2 is None:
+    if system._renameat2 is None:
         pytest.skip("no renameat2 here")
     swapped = []
     plain = publication.exchange
@@ -287,7 +287,7 @@ def test_an_output_that_cannot_be_put_back_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     """The disk fails after the exchange, and again when it is to be undone: nothing may be removed then."""
-    if exchange._renameat2 is None:
+    if system._renameat2 is None:
         pytest.skip("no renameat2 here")
 
     def flush_folder(folder: Path) -> None:
@@ -315,14 +315,14 @@ def test_an_output_that_cannot_be_put_back_is_kept(
 def test_an_interruption_while_the_folder_is_made_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Path.mkdir
+    plain = system.calls.mkdir
 
     def interrupted(path: Path) -> None:
         plain(path)
         if path.name.startswith("out.partial-"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "mkdir", interrupted)
+    monkeypatch.setattr(system.calls, "mkdir", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Publication(tmp_path / "made" / "out", force=False, inputs=[]).__enter__()
     assert tree(tmp_path) == {}
@@ -371,7 +371,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch
     def denied(path: Path, *_: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(Path, "mkdir", denied)
+    monkeypatch.setattr(system.calls, "mkdir", denied)
     with pytest.raises(LoratoolsError, match="cannot create the output: Permission denied"):
         Publication(tmp_path / "out", force=False, inputs=[]).__enter__()
 
@@ -380,7 +380,7 @@ def test_an_old_output_that_cannot_be_removed_is_told_and_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swapping: str
 ) -> None:
     write_old(tmp_path / "out")
-    monkeypatch.setattr(publication, "_remove", lambda path: None)
+    monkeypatch.setattr(publication, "remove", lambda path: None)
     with Publication(tmp_path / "out", force=True, inputs=[]) as output:
         write_new(output.folder)
         (warning,) = output.publish()
@@ -398,7 +398,7 @@ def test_an_interruption_while_the_old_output_is_removed_does_not_undo_the_new_o
     write_old(tmp_path / "out")
     with Publication(tmp_path / "out", force=True, inputs=[]) as output:
         write_new(output.folder)
-        monkeypatch.setattr(publication, "_remove", interrupted)
+        monkeypatch.setattr(publication, "remove", interrupted)
         assert len(output.publish()) == 1
     assert (tmp_path / "out" / "model.safetensors").read_text() == "new weights"
 
@@ -421,10 +421,10 @@ def test_a_file_system_that_knows_no_exchange_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     def refuse(*_: object) -> int:
-        exchange.ctypes.set_errno(error)
+        system.ctypes.set_errno(error)
         return -1
 
-    monkeypatch.setattr(exchange, "_renameat2", refuse)
+    monkeypatch.setattr(system, "_renameat2", refuse)
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").write_text("b")
     assert not exchange.exchange(tmp_path / "a", tmp_path / "b")
@@ -435,7 +435,7 @@ def test_a_file_system_that_knows_no_exchange_changes_nothing(
 
 
 def test_a_failed_exchange_is_an_error(tmp_path: Path) -> None:
-    if exchange._renameat2 is None:
+    if system._renameat2 is None:
         pytest.skip("no renameat2 here")
     with pytest.raises(FileNotFoundError):
         exchange.exchange(tmp_path / "a", tmp_path / "b")
@@ -452,11 +452,11 @@ def test_a_file_gets_its_size_with_and_without_reserving(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reserving: str
 ) -> None:
     if reserving == "none":
-        monkeypatch.setattr(disk, "_fallocate", None)
+        monkeypatch.setattr(system, "_fallocate", None)
     elif reserving == "unsupported":
-        monkeypatch.setattr(disk, "_fallocate", lambda *_: disk.ctypes.set_errno(errno.EOPNOTSUPP) or -1)
+        monkeypatch.setattr(system, "_fallocate", lambda *_: system.ctypes.set_errno(errno.EOPNOTSUPP) or -1)
     for size in (0, 5, 100_000):
         handle = os.open(tmp_path / f"{size}", os.O_RDWR | os.O_CREAT)
-        disk.allocate(handle, size)
+        flushing.allocate(handle, size)
         os.close(handle)
         assert (tmp_path / f"{size}").read_bytes() == bytes(size)

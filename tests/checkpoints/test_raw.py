@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from loratools.checkpoints import raw
+from loratools.checkpoints import raw, system
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.reference import open_checkpoint
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
@@ -79,7 +79,7 @@ def test_without_preadv_the_same_is_read(tmp_path: Path, monkeypatch: pytest.Mon
     tensor = torch.randn(6, 5)
     save_file({"x": tensor}, tmp_path / "a.safetensors")
     opened = open_checkpoint(tmp_path / "a.safetensors")
-    monkeypatch.setattr(raw, "_POSITIONED", False)
+    monkeypatch.setattr(system, "_POSITIONED", False)
     assert torch.equal(opened.read("x", slice(1, 4)).torch(), tensor[1:4])
 
 

@@ -3,9 +3,7 @@ process is killed at every call, the disk is full. The target is always what it 
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import io
 import os
 import re
 import shlex
@@ -13,15 +11,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from loratools.checkpoints import disk, exchange, parts, publication
+from fixtures.system_faults import Faults, fail
+from loratools.checkpoints import disk, exchange, files, flushing, parts, publication, system, trees
 from loratools.checkpoints.parts import PartWriter, SafetensorsLayout
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.publication import Publication
@@ -74,9 +73,9 @@ class Case:
                 writer.write(layout.offset("v"), b"abc")
             if not self.one_file:
                 provenance.write(output.folder)
-                (output.folder / "sub").mkdir()
+                files.make_folder(output.folder / "sub")
                 with disk.disk_errors(output.folder / "sub" / "code.py"):
-                    (output.folder / "sub" / "code.py").write_text("new code")
+                    files.write_text(output.folder / "sub" / "code.py", "new code")
             return output.published, output.publish()
 
 
@@ -108,61 +107,10 @@ def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cas
     """A case, with or without `renameat2`; without waiting for the disk, which no test here can see."""
     chosen, swapping = request.param
     if swapping == TWO_RENAMES:
-        monkeypatch.setattr(exchange, "_renameat2", None)
+        monkeypatch.setattr(system, "_renameat2", None)
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     found: Case = chosen
     return found
-
-
-@dataclass
-class Faults:
-    """Wraps the calls through which the disk is reached, and does something at the n-th of them."""
-
-    at: int
-    act: Callable[[object], None]
-    after: bool = False
-    lasting: bool = False
-    calls: int = 0
-    hit: list[str] = field(default_factory=list)
-
-    PLACES = (
-        (os, "open"), (os, "close"), (os, "pwrite"), (os, "ftruncate"), (os, "fsync"), (os, "mkdir"),
-        (os, "rename"), (os, "unlink"), (os, "rmdir"), (os, "scandir"), (os, "lstat"), (io, "open"),
-        (exchange, "_renameat2"), (disk, "_fallocate"),
-    )  # fmt: skip
-
-    @contextlib.contextmanager
-    def installed(self) -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            for module, name in self.PLACES:
-                plain = getattr(module, name)
-                if plain is not None:
-                    patch.setattr(module, name, self._wrapped(name, plain))
-            yield
-
-    def _wrapped(self, name: str, plain: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls += 1
-            due = self.calls == self.at or (self.lasting and self.calls > self.at)
-            if not due or (self.after and name == "close"):
-                return plain(*args, **kwargs)
-            self.hit.append(name)
-            if self.after or name == "close":  # a close that fails has closed
-                done = plain(*args, **kwargs)
-                self.act(args[0])
-                return done
-            self.act(args[0])
-            return plain(*args, **kwargs)
-
-        return call
-
-
-def fail(code: int) -> Callable[[object], None]:
-    def act(place: object) -> None:
-        named = (os.fspath(place),) if isinstance(place, (str, os.PathLike)) else ()
-        raise OSError(code, os.strerror(code), *named)
-
-    return act
 
 
 def interrupt(place: object) -> None:
@@ -278,11 +226,15 @@ def test_an_interruption_at_each_call_in_turn(
         pytest.fail("it never got through")
 
 
+ROOMS = (publication, exchange, disk, parts, flushing, trees)
+"""Those where an order of steps matters; `files` only hands calls on, and these are interrupted above."""
+
+
 @LEAKS
 @cases(FEW)
 def test_an_interruption_at_each_line_in_turn(case: Case, roots: Callable[[], Path], states: States) -> None:
     """Ctrl-C comes between any two lines: here between each two of our own, one after the other."""
-    files = {module.__file__ for module in (publication, exchange, disk, parts)}
+    files = {module.__file__ for module in ROOMS}
     late = 0
     for at in range(1, 5000):
         root = roots()
@@ -346,7 +298,7 @@ def script(root: Path, body: str, prefix: tuple[str, ...] = ()) -> subprocess.Po
     program = f"""
 import signal, sys, time
 from pathlib import Path
-from loratools.checkpoints import disk, exchange
+from loratools.checkpoints import system
 from loratools.checkpoints.parts import PartWriter, SafetensorsLayout
 from loratools.checkpoints.publication import Publication
 from loratools.errors import LoratoolsError
@@ -380,7 +332,7 @@ def old_output(root: Path) -> Any:
     return tree(root)
 
 
-@pytest.mark.parametrize("reserving", ["", "disk._fallocate = None; "], ids=["reserved", "not-reserved"])
+@pytest.mark.parametrize("reserving", ["", "system._fallocate = None; "], ids=["reserved", "not-reserved"])
 def test_a_limit_on_file_sizes_is_one_line(tmp_path: Path, reserving: str) -> None:
     before = old_output(tmp_path)
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
@@ -396,7 +348,7 @@ def test_a_limit_on_file_sizes_is_one_line(tmp_path: Path, reserving: str) -> No
 
 @pytest.mark.parametrize(
     ("reserving", "doing"),
-    [("", "create"), ("disk._fallocate = None; ", "write")],
+    [("", "create"), ("system._fallocate = None; ", "write")],
     ids=["reserved", "not-reserved"],
 )
 def test_a_full_disk_is_one_line(tmp_path: Path, reserving: str, doing: str) -> None:

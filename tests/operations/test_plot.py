@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.analysis_rows import report_of, similarity
+from loratools.checkpoints import system
 from loratools.errors import LoratoolsError, UsageError
 from loratools.operations import plot as module
 from loratools.operations.plot import SUFFIXES, check_plot, plot
@@ -77,10 +78,10 @@ def test_a_report_without_anything_to_draw_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, data: bytes) -> int:
+    def full(handle: int, data: memoryview, offset: int) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(system.calls, "write_at", full)
     with pytest.raises(LoratoolsError, match="No space left on device"):
         plot(REPORT, tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import exists
 from loratools.checkpoints.jsonfile import read_json
 from loratools.errors import LoratoolsError
 
@@ -27,7 +29,9 @@ def texts_beside(folders: Iterable[Path]) -> tuple[dict[int, str], list[str]]:
     """
     for folder in folders:
         path = folder / _FILE
-        if not path.exists():
+        with disk_errors(path, "open"):
+            here = exists(path)
+        if not here:
             continue
         try:
             return read_texts(path), []

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loratools.checkpoints.checkpoint import Checkpoint, Kind
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import has_name, is_folder
 from loratools.checkpoints.jsonfile import read_json
 from loratools.checkpoints.reference import SAMPLE, open_checkpoint, resolve_base, split_weight
 from loratools.errors import LoratoolsError, UsageError
@@ -61,7 +63,8 @@ def model_of(
 def _of_config(config: Reference) -> Architecture:
     """The model that a config.json describes; a folder stands for the one in it."""
     path = Path(config)
-    path = path / "config.json" if path.is_dir() else path
+    with disk_errors(path, "open"):
+        path = path / "config.json" if is_folder(path) else path
     name = path.parent.absolute().name if path.name == "config.json" else path.stem
     return architecture_of(read_json(path), name=name, source=str(path), file=path)
 
@@ -83,7 +86,7 @@ def _named_base(adapters: Sequence[Checkpoint]) -> tuple[Architecture | None, tu
     for adapter in adapters:
         try:
             name = resolve_base(adapter)
-            if not os.path.lexists(name) and not name.startswith(SAMPLE):
+            if not has_name(name) and not name.startswith(SAMPLE):
                 continue
             return measured(open_checkpoint(name)), ()
         except LoratoolsError:

@@ -17,6 +17,7 @@ from typing import Any
 
 from loratools.checkpoints.claims import check_shape
 from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import is_folder, listing, pieces
 from loratools.checkpoints.hashing import TensorHasher
 from loratools.checkpoints.jsonfile import parse_object
 from loratools.checkpoints.raw import TensorReader
@@ -43,7 +44,6 @@ METADATA_KEY = "loratools_undo"
 SCHEMA = 1
 _NAMED = re.compile(r"merge-(\d{4})\.safetensors")
 _JSON_BYTES = 200_000_000
-_CHUNK = 1 << 22
 _PLAIN = re.compile(r"(?!\.{1,2}(?:/|$))[^/\\\0]+(?:/(?!\.{1,2}(?:/|$))[^/\\\0]+)*")
 
 
@@ -59,9 +59,9 @@ def records_in(folder: Path) -> list[Path]:
         LoratoolsError: one of them is missing in between.
     """
     place = folder / FOLDER
-    if not place.is_dir():
-        return []
-    found = sorted(path for path in place.iterdir() if _NAMED.fullmatch(path.name))
+    with disk_errors(place, "open"):
+        entries = listing(place) if is_folder(place) else []
+    found = [path for path in entries if _NAMED.fullmatch(path.name)]
     for number, path in enumerate(found, start=1):
         if path.name != Path(record_name(number)).name:
             raise LoratoolsError(
@@ -215,9 +215,8 @@ def chunks(source: bytes | Path) -> Iterator[bytes]:
     if isinstance(source, bytes):
         yield source
         return
-    with disk_errors(source, "read"), source.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
+    with disk_errors(source, "read"):
+        yield from pieces(source)
 
 
 def _damaged(path: Path, name: str) -> LoratoolsError:

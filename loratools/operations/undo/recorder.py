@@ -13,6 +13,7 @@ from loratools.adapters.dora import Dora
 from loratools.adapters.lowrank import LowRank
 from loratools.adapters.update import Update
 from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import make_folder, write_bytes, write_pieces
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
 from loratools.linalg.predecessors import (
@@ -137,8 +138,8 @@ class Recorder:
         gaps = gaps.astype("<u4" if gaps.max(initial=0) < 2**32 else "<u8")
         values = b"".join(np.ascontiguousarray(held).tobytes() for held in self._values)
         with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(np.packbits(bits).tobytes() + gaps.tobytes() + values)
+            make_folder(path.parent)
+            write_bytes(path, np.packbits(bits).tobytes() + gaps.tobytes() + values)
         factors = tuple(tuple(step.factor.tolist()) for step in self._steps.each if isinstance(step, Scaled))
         return Kept(Keeping.INTERVAL, part, len(bits), len(places), factors)
 
@@ -177,9 +178,8 @@ def _same_bits(one: Stored, other: Stored) -> Any:
 def keep_whole(source: TensorSpec, path: Path, part: str) -> Kept:
     """Writes all bytes of the base's tensor as its part."""
     step = max(1, _COPY_BYTES // max(1, source.row_bytes))
+    starts = range(0, source.rows if source.bytes else 0, step)
     with TensorReader(source) as reader, disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            for first in range(0, source.rows if source.bytes else 0, step):
-                file.write(reader.read(first, min(step, source.rows - first)).buffer)
+        make_folder(path.parent)
+        write_pieces(path, (reader.read(at, min(step, source.rows - at)).buffer for at in starts))
     return Kept(Keeping.WHOLE, part)

@@ -22,7 +22,7 @@ __all__ = ["last_record", "run_restore", "same_adapters"]
 
 def last_record(merged: Checkpoint) -> UndoRecord | None:
     """The record of the last merge into a checkpoint; None where it kept none."""
-    paths = records_in(merged.folder) if merged.root.is_dir() else []
+    paths = records_in(merged.folder) if merged.is_folder else []
     return UndoRecord.read(paths[-1]) if paths else None
 
 

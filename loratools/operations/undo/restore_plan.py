@@ -10,6 +10,8 @@ from pathlib import Path
 
 from loratools import __version__
 from loratools.checkpoints.checkpoint import Checkpoint
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import is_file, is_folder, size
 from loratools.checkpoints.parts import Place, SafetensorsLayout, stored_bytes
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.publication import check_target
@@ -54,7 +56,7 @@ def plan_restore(
         UsageError: the output's name asks for one file.
     """
     inputs = MergeInputs(merged, ())
-    if output is not None and output.suffix == ".safetensors" and not output.is_dir():
+    if output is not None and output.suffix == ".safetensors" and not is_folder(output):
         raise UsageError("the base is given back as a folder", file=output, hint="name a folder")
     check_target(output, force=force, inputs=inputs.paths)
     paths = records_in(merged.folder)
@@ -79,7 +81,7 @@ def plan_restore(
     for path in paths[: len(paths) - len(chosen)]:
         copied[f"{FOLDER}/{path.name}"] = path
     side = SideFiles(copied, ())
-    read = sum(job.bytes for job in jobs) + sum(record.path.stat().st_size for record in records)
+    read = sum(job.bytes for job in jobs) + sum(size(record.path) for record in records)
     write = sum(shard.layout.size for shard in shards) + side.bytes
     return RewritePlan(
         command="unmerge",
@@ -190,7 +192,9 @@ def _files(options: RestoreOptions, merged: Checkpoint) -> tuple[dict[str, bytes
             kept[relative] = holder.piece(f"file/{relative}").read()
             continue
         path = merged.folder / relative
-        if not path.is_file():
+        with disk_errors(path, "open"):
+            missing = not is_file(path)
+        if missing:
             raise LoratoolsError("this file of the base is not beside the merged weights any more", file=path)
         if file_root(path) != root and not options.allow_modified:
             raise LoratoolsError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +16,11 @@ from loratools.adapters.update import Update
 from loratools.adapters.values import Values
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import copy, is_file, make_folder, read_bytes
+from loratools.checkpoints.files import size as size_of
 from loratools.checkpoints.parts import PartWriter, SafetensorsLayout
 from loratools.checkpoints.spec import FLOATING
+from loratools.checkpoints.trees import remove_whole
 from loratools.operations.rewrite import json_text
 from loratools.operations.rewrite_layout import Outgoing, index_of, laid_out, shards_as_they_are
 from loratools.operations.rewrite_record import tensor_root
@@ -63,7 +65,7 @@ class _Pieces:
     _factors: dict[Values, str] = field(default_factory=dict)
 
     def add(self, name: str, source: bytes | Path, dtype: str = "uint8", shape: tuple[int, ...] = ()) -> None:
-        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        size = len(source) if isinstance(source, bytes) else size_of(source)
         self.entries[name] = (dtype, shape or (size,))
         self.sources[name] = source
         self.roots[name] = root_of(source) if isinstance(source, bytes) else file_root(source)
@@ -160,13 +162,12 @@ def write_record(
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     place = folder / FOLDER
     with disk_errors(place):
-        place.mkdir(exist_ok=True)
+        make_folder(place)
         for path in earlier:
-            shutil.copyfile(path, place / path.name)
+            copy(path, place / path.name)
     size = pieces.write(folder / record_name(len(earlier) + 1), text)
     with disk_errors(place):
-        if (folder / PARTS).is_dir():
-            shutil.rmtree(folder / PARTS)
+        remove_whole(folder / PARTS)
     kinds = {name: kept.how for name, kept in held.items() if kept is not None}
     spans = {name: pieces.entries[f"tensor/{name}"][1][0] for name in kinds}
     return RecordSize(
@@ -180,7 +181,7 @@ def write_record(
 
 def _earlier(base: Checkpoint, base_roots: Mapping[str, str]) -> tuple[list[Path], tuple[str, ...]]:
     """The records of earlier merges into the base, if the last of them made what the base is."""
-    found = records_in(base.folder) if base.root.is_dir() else []
+    found = records_in(base.folder) if base.is_folder else []
     if not found:
         return [], ()
     last = UndoRecord.read(found[-1])
@@ -213,9 +214,9 @@ def _weight_files(base: Checkpoint, pieces: _Pieces) -> tuple[dict[str, tuple[st
     if base.format == "safetensors":
         for file in base.shards:
             first = min((spec.offset for spec in base.values() if spec.file == file), default=0)
-            with disk_errors(file), file.open("rb") as opened:
-                sizes[file.name] = file.stat().st_size
-                pieces.add(f"header/{file.name}", opened.read(first))
+            with disk_errors(file, "read"):
+                sizes[file.name] = size_of(file)
+                pieces.add(f"header/{file.name}", read_bytes(file, first))
         return {name: (spec.file.name, spec.offset) for name, spec in base.items()}, sizes
     plain = [Outgoing(name, spec.dtype, spec.shape, spec) for name, spec in base.items()]
     shards = laid_out(shards_as_they_are(base, plain), {})
@@ -236,15 +237,17 @@ def _files(base: Checkpoint, folder: Path, output: Path, pieces: _Pieces) -> dic
         for name, root in pieces.roots.items()
         if name.startswith("file/")
     }
-    if not (base.root.is_dir() or base.config):
+    if not (base.is_folder or base.config):
         return listed
     beside = side_files(base.folder, frozenset(base.shards), skip=output)
     for relative, path in {**beside.copied, **_renewed(base, beside)}.items():
         root = file_root(path)
-        copy = folder / relative
-        same = copy.is_file() and file_root(copy) == root
+        written = folder / relative
+        with disk_errors(output / relative, "read"):
+            same = is_file(written) and file_root(written) == root
         if not same:
-            pieces.add(f"file/{relative}", path.read_bytes())
+            with disk_errors(path, "read"):
+                pieces.add(f"file/{relative}", read_bytes(path))
         listed[relative] = {"root": root, "kept": not same}
     return listed
 
