@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from loratools.checkpoints.reference import open_checkpoint
     from loratools.errors import LoratoolsError, UsageError
     from loratools.operations.analyze import analyze
+    from loratools.operations.clean import clean
     from loratools.operations.demo import demo
     from loratools.operations.extract import extract
     from loratools.operations.inspect import inspect
@@ -34,6 +35,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "analyze",
+    "clean",
     "demo",
     "extract",
     "inspect",
@@ -49,6 +51,7 @@ _HOMES = {
     "Report": "loratools.reports.report",
     "UsageError": "loratools.errors",
     "analyze": "loratools.operations.analyze",
+    "clean": "loratools.operations.clean",
     "demo": "loratools.operations.demo",
     "extract": "loratools.operations.extract",
     "inspect": "loratools.operations.inspect",

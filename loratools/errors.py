@@ -58,3 +58,23 @@ class UsageError(LoratoolsError):
 def printable(text: str) -> str:
     """`text` with control characters escaped: a hostile name breaks neither the line nor the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def advise(error: BaseException, hint: str) -> BaseException:
+    """The error with one more hint: of a LoratoolsError in its line, of any other for who shows it."""
+    if isinstance(error, LoratoolsError):
+        hints = f"{error.hint}; {hint}" if error.hint else hint
+        return LoratoolsError(
+            error.message, file=error.file, tensor=error.tensor, hint=hints, exit_code=error.exit_code
+        )
+    error.__dict__[_ADVICE] = hint
+    return error
+
+
+def advice(error: BaseException) -> str | None:
+    """The hint that an error which is no LoratoolsError was given on its way."""
+    found: str | None = error.__dict__.get(_ADVICE)
+    return found
+
+
+_ADVICE = "loratools_advice"

@@ -225,6 +225,15 @@ def size(path: Place) -> int:
     return again(system.calls.stat, path).st_size
 
 
+def identity(path: Place) -> list[int] | None:
+    """Device and inode of a file or a link, by which it is known under any name; None where there is none.
+
+    A list, as it comes back from JSON.
+    """
+    found = status(path, follow=False)
+    return None if found is None else [found.st_dev, found.st_ino]
+
+
 def real(path: Place) -> Path:
     """The absolute path with all links resolved, as far as it exists."""
     return Path(again(system.calls.real, path))

@@ -1,15 +1,15 @@
 """`Publication`: the only place that makes an output visible, whole or not at all.
 
 Everything is written into a partial folder beside the target, flushed to the disk, and given its name in one
-rename; an output that is replaced changes places with the new one in one step where the system can, and in
-two, the old copy under a recoverable name in between, where it cannot.
+rename; what a run needs for itself, its journal and parts still to be packed, lies beside it there. An output
+that is replaced changes places with the new one in one step where the system can, and in two, the old copy
+under a recoverable name in between, where it cannot.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +18,14 @@ from loratools.checkpoints import files, system
 from loratools.checkpoints.disk import FULL, disk_error, disk_errors
 from loratools.checkpoints.exchange import exchange, rename_to_new
 from loratools.checkpoints.files import again
+from loratools.checkpoints.fingerprints import RunFingerprint
 from loratools.checkpoints.flushing import flush_file, flush_folder
+from loratools.checkpoints.liveness import Heart
+from loratools.checkpoints.partial import PartialFolder
+from loratools.checkpoints.rivals import ATTEMPTS, pause, refusal, rival_of, take_over
 from loratools.checkpoints.target import WEIGHT_SUFFIXES, check_target, real_target
 from loratools.checkpoints.trees import remove, walk
-from loratools.errors import LoratoolsError
+from loratools.errors import LoratoolsError, advise
 
 __all__ = ["Publication", "check_target"]
 
@@ -29,18 +33,25 @@ _LAST = ("config.json", "adapter_config.json", "loratools.json")
 """Flushed after the weights, with the indexes: whoever finds them finds what they speak of."""
 
 
+RESUME = "what was done is kept: the same command with --resume goes on from there"
+"""What a run that fails with `resume` says."""
+
+
 class Publication:
     """A partial folder beside the target, made whole by `publish()` and removed by anything else.
 
-    Used as a context manager; `folder` exists inside of the `with`. With `one_file`, exactly one file is
-    written into the folder, and that file becomes the target. Missing parents of the target are created, and
-    removed again if nothing is published.
+    Used as a context manager; `folder` exists inside of the `with`, and `parts` beside it, which is not
+    published. With `one_file`, exactly one file is written into the folder, and that file becomes the target.
+    Missing parents of the target are created, and removed again if nothing is published.
 
     Args:
         target: the folder, or with `one_file` the file, that is to appear.
         force: whether an output that exists may be replaced.
         inputs: files and folders that are read: the target is none of them, nor inside or above one.
         suffixes: those of the files that `force` may replace.
+        fingerprint: all that the result depends on; a run that has one may be resumed.
+        resume: take over what a dead run with the same fingerprint left, and leave what is done for the next
+            one where this run fails or is interrupted. `resumed` then says whether there was such a run.
 
     Raises:
         LoratoolsError: the target is refused (see `check_target`; nothing has been created then), or the disk
@@ -55,6 +66,8 @@ class Publication:
         inputs: Sequence[Path],
         one_file: bool = False,
         suffixes: frozenset[str] = WEIGHT_SUFFIXES,
+        fingerprint: RunFingerprint | None = None,
+        resume: bool = False,
     ) -> None:
         check_target(target, force=force, inputs=inputs, suffixes=suffixes)
         self.target = target
@@ -66,27 +79,38 @@ class Publication:
         self._one_file = one_file
         self._suffixes = suffixes
         self._created: list[Path] = []
-        self._ours: tuple[int, int] | None = None
-        self._name_folder()
+        self._ours: list[int] | None = None
+        self._fingerprint = fingerprint
+        self._resume = resume and fingerprint is not None
+        self.resumed = False
+        self._use(PartialFolder.fresh(self._final))
 
     def __enter__(self) -> Publication:
         try:
             with disk_errors(self.target, "create the output"):
                 self._create_parents()
-                self._create_folder()
+                self._claim()
+                self._heart.start()
+                self._begin()
         except BaseException:
-            self._discard()
+            self._heart.stop()
+            if not (self.resumed and self._keep()):
+                self._discard()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._heart.stop()
         if self.published or self._may_stand():
             return  # done, or else: beside the new output lies the old one, which could not be put back
-        self._discard()
-        told = self._in_the_user_s_words(error)
-        if told is not None:
+        told: BaseException | None = self._in_the_user_s_words(error)
+        if self._resume and error is not None and self._keep():
+            told = advise(told or error, RESUME)
+        else:
+            self._discard()
+        if told is not None and told is not error:
             raise told from error
 
     def publish(self) -> tuple[str, ...]:
@@ -97,8 +121,9 @@ class Publication:
         """
         with disk_errors(self.target, "publish the output"):
             source = self._source()
-            self._ours = _identity(source)
+            self._ours = files.identity(source)
             self._flush()
+            self._note_what_is_named()
             check_target(self._final, force=self._force, inputs=self._inputs, suffixes=self._suffixes)
             try:
                 self._name(source)
@@ -111,11 +136,13 @@ class Publication:
         self.published = True
         return self._remove_old(source)
 
-    def _name_folder(self) -> None:
-        """Names that no other run has; a random one, since nothing that is written depends on it."""
-        run = secrets.token_hex(4)
-        self.folder = self._final.with_name(f"{self._final.name}.partial-{run}")
-        self._old = self._final.with_name(f"{self._final.name}.old-{run}")
+    def _use(self, partial: PartialFolder) -> None:
+        self._partial = partial
+        self._old = partial.old
+        self._heart = Heart(partial.liveness)
+        self.folder = partial.output
+        self.parts = partial.parts
+        self.journal = partial.journal
 
     def _create_parents(self) -> None:
         missing = [parent for parent in self._final.parents if not files.exists(parent)]
@@ -124,13 +151,44 @@ class Publication:
                 again(system.calls.mkdir, parent)
                 self._created.append(parent)
 
-    def _create_folder(self) -> None:
-        while True:
+    def _claim(self) -> None:
+        """Makes the partial folder, unless another run is writing this output (see `rivals`)."""
+        rival = None
+        for _ in range(ATTEMPTS):
+            self._use(PartialFolder.fresh(self._final))
             try:
-                again(system.calls.mkdir, self.folder)
-                return
+                again(system.calls.mkdir, self._partial.path)
             except FileExistsError:
-                self._name_folder()
+                continue
+            self._partial.liveness.begin()
+            rival = rival_of(self._partial, self._final)
+            if rival is None:
+                return
+            remove(self._partial.path)
+            if rival.journal.header() is not None:
+                break
+            pause()
+        assert rival is not None
+        raise refusal(rival, self.target)
+
+    def _begin(self) -> None:
+        """The journal and the folder of the output: those of a dead run, or new ones."""
+        if self._resume and self._fingerprint is not None:
+            self.resumed = take_over(self._partial, self._final, self._fingerprint)
+        if not self.resumed:
+            asked = {} if self._fingerprint is None else self._fingerprint.to_json()
+            self.journal.begin({"target": self._final.name, **asked})
+        files.make_folder(self.folder)
+
+    def _keep(self) -> bool:
+        """Leaves the partial folder to the next run, if there is anything to resume in it."""
+        try:
+            if not self.journal.has_jobs():
+                return False
+            self._partial.liveness.end()
+        except (OSError, LoratoolsError):
+            return False
+        return True
 
     def _source(self) -> Path:
         """What is to be given the target's name: the folder, or the one file in it."""
@@ -146,6 +204,12 @@ class Publication:
         for path in _in_order_of_flushing(self.folder):
             with disk_errors(self._as_published(path), "flush to the disk"):
                 (flush_folder if files.is_folder(path) else flush_file)(path)
+
+    def _note_what_is_named(self) -> None:
+        """Which folder is the new output and which the old one, for whoever finds both after a power cut."""
+        self.journal.note("naming", new=self._ours, old=files.identity(self._final))
+        flush_file(self.journal.path)
+        flush_folder(self._partial.path)
 
     def _name(self, source: Path) -> None:
         if not self._force or not files.has_name(self._final):
@@ -171,6 +235,8 @@ class Publication:
         with contextlib.suppress(OSError):
             old = source if self._stands() and files.has_name(source) else old
             there = files.has_name(old)
+            if there:
+                self.journal.note("kept")
         if there and isinstance(error, OSError):
             raise LoratoolsError(
                 f"cannot publish the output: {error.strerror}; what was there before could not be put back",
@@ -180,7 +246,7 @@ class Publication:
 
     def _stands(self) -> bool:
         """Whether the target's name stands for what this publication wrote."""
-        return self._ours is not None and _identity(self._final) == self._ours
+        return self._ours is not None and files.identity(self._final) == self._ours
 
     def _may_stand(self) -> bool:
         """The same; where the disk does not tell, nothing may be removed."""
@@ -190,19 +256,22 @@ class Publication:
             return True
 
     def _remove_old(self, source: Path) -> tuple[str, ...]:
-        """Removes what was replaced. The new output stands: no error and no interruption undoes that."""
+        """Removes what was replaced, and then what proves whose it was. The new output stands: no error and
+        no interruption undoes that."""
         with contextlib.suppress(BaseException):
             if files.has_name(source):
                 again(system.calls.rename, source, self._old)
             remove(self._old)
-            remove(self.folder)
-        left = [self._old, self.folder]
+            if _gone(self._old):
+                remove(self._partial.path)
+        left = [self._old, self._partial.path]
         with contextlib.suppress(BaseException):
             left = [path for path in left if not _gone(path)]
-        return tuple(f"what the output replaced could not be removed: {path}" for path in left)
+        told = ", ".join(map(str, left))
+        return (f"what the output replaced could not be removed: {told}",) if left else ()
 
     def _discard(self) -> None:
-        remove(self.folder)
+        remove(self._partial.path)
         for parent in reversed(self._created):
             with contextlib.suppress(OSError):
                 again(system.calls.rmdir, parent)
@@ -210,7 +279,7 @@ class Publication:
     def _in_the_user_s_words(self, error: BaseException | None) -> LoratoolsError | None:
         """An error of the disk, or one that names a file of the partial folder, under its final name."""
         if isinstance(error, LoratoolsError):
-            if error.file is None or self.folder not in (Path(error.file), *Path(error.file).parents):
+            if error.file is None or not self._is_within(Path(error.file)):
                 return None
             return LoratoolsError(
                 error.message,
@@ -221,7 +290,7 @@ class Publication:
             )
         if isinstance(error, OSError):
             named = None if error.filename is None else Path(os.fsdecode(error.filename))
-            if named is not None and self.folder in (named, *named.parents):
+            if named is not None and self._is_within(named):
                 return disk_error(error, self._as_published(named))
             if named is None and error.errno in FULL:
                 return disk_error(error, self.target)
@@ -229,7 +298,12 @@ class Publication:
 
     def _as_published(self, path: Path) -> Path:
         """The name that a path of the partial folder will have, or would have had."""
-        return self.target if self._one_file else self.target / path.relative_to(self.folder)
+        if self._one_file or self.folder not in path.parents:
+            return self.target
+        return self.target / path.relative_to(self.folder)
+
+    def _is_within(self, path: Path) -> bool:
+        return self._partial.path in (path, *path.parents)
 
 
 def _in_order_of_flushing(folder: Path) -> Iterator[Path]:
@@ -241,11 +315,6 @@ def _in_order_of_flushing(folder: Path) -> Iterator[Path]:
     regular = sorted(path for path in others if not files.is_link(path))
     yield from sorted(regular, key=lambda path: path.name in _LAST or path.name.endswith(".index.json"))
     yield from folders
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    found = files.status(path, follow=False)
-    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def _gone(path: Path) -> bool:

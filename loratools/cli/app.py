@@ -20,6 +20,7 @@ VERBS = {
     "analyze": "Say which rank a fine-tune needs, and where adapters agree.",
     "report": "Say what adapters save, and what they cost.",
     "inspect": "Say what is in checkpoints and adapters.",
+    "clean": "Remove what interrupted runs left.",
     "demo": "Tell the whole story on the bundled sample.",
 }
 """In the order in which one uses them; each is a file beside this one, imported when it is asked for."""

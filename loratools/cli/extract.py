@@ -136,6 +136,7 @@ def extract(
             seed=seed,
             workers=invocation.workers,
             force=target.force,
+            resume=invocation.resume,
             dry_run=invocation.dry_run,
             progress=progress,
         )

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import click
 
-from loratools.errors import LoratoolsError, UsageError
+from loratools.errors import LoratoolsError, UsageError, advice
 
 
 class Terminated(BaseException):
@@ -100,19 +100,23 @@ def _usage(error: BaseException, command: str | None) -> LoratoolsError:
 
 def _system(error: BaseException, command: str | None) -> LoratoolsError:
     assert isinstance(error, OSError)
-    return LoratoolsError(error.strerror or str(error), file=error.filename)
+    return LoratoolsError(error.strerror or str(error), file=error.filename, hint=advice(error))
 
 
 def _memory(error: BaseException, command: str | None) -> LoratoolsError:
-    return LoratoolsError("out of memory", hint="use fewer --workers, or a machine with more memory")
+    hints = ("use fewer --workers, or a machine with more memory", advice(error))
+    return LoratoolsError("out of memory", hint="; ".join(filter(None, hints)))
+
+
+_NEVER = "an unfinished output is never published"
 
 
 def _interrupted(error: BaseException, command: str | None) -> LoratoolsError:
-    return LoratoolsError("interrupted; an unfinished output is never published", exit_code=130)
+    return LoratoolsError(f"interrupted; {_NEVER}", hint=advice(error), exit_code=130)
 
 
 def _terminated(error: BaseException, command: str | None) -> LoratoolsError:
-    return LoratoolsError("terminated; an unfinished output is never published", exit_code=143)
+    return LoratoolsError(f"terminated; {_NEVER}", hint=advice(error), exit_code=143)
 
 
 def _traceback(error: BaseException) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from loratools.errors import UsageError
 
-VERBS = frozenset({"convert", "resize", "combine", "verify", "clean"})
+VERBS = frozenset({"convert", "resize", "combine", "verify"})
 
 _EVERYWHERE = frozenset(
-    {"--device", "--max-memory", "--cluster", "--resume", "--plot", "--html"},
+    {"--device", "--max-memory", "--cluster", "--plot", "--html"},
 )
 
 OPTIONS: dict[str, frozenset[str]] = {

@@ -97,6 +97,7 @@ def merge(
             undo=undo,
             workers=invocation.workers,
             force=target.force,
+            resume=invocation.resume,
             dry_run=invocation.dry_run,
             progress=progress,
         )

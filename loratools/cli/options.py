@@ -20,6 +20,7 @@ class Invocation:
     output: str | None = None
     force: bool = False
     workers: int | None = None
+    resume: bool = False
     dry_run: bool = False
     quiet: bool = False
     verbose: bool = False
@@ -103,12 +104,19 @@ _WORKERS: Decorator[Any] = _shared(
 _RUN: tuple[Decorator[Any], ...] = (
     _WORKERS,
     _shared(
+        "--resume",
+        help="Go on where a killed run of this command stopped, and keep what is done for the next.",
+    ),
+    _shared(
         "--dry-run", help="Print the plan, with every tensor's fate, and write nothing; -o may be left out."
     ),
 )
 _READ: tuple[Decorator[Any], ...] = (
     _WORKERS,
     _shared("--dry-run", help="Print the plan, with every tensor's fate, and go no further."),
+)
+_REMOVE: tuple[Decorator[Any], ...] = (
+    _shared("--dry-run", help="Say what would be removed, and remove nothing."),
 )
 _TALK: tuple[Decorator[Any], ...] = (
     _shared("--quiet", help="Print nothing but warnings and errors."),
@@ -123,13 +131,18 @@ def writes(function: Function) -> Function:
 
 
 def runs(function: Function) -> Function:
-    """--workers and --dry-run."""
+    """--workers, --resume and --dry-run."""
     return _all(_RUN, function)
 
 
 def reads(function: Function) -> Function:
     """--workers and --dry-run, for a verb that writes no model."""
     return _all(_READ, function)
+
+
+def removes(function: Function) -> Function:
+    """--dry-run, for a verb that only removes."""
+    return _all(_REMOVE, function)
 
 
 def draws(function: Function) -> Function:

@@ -74,6 +74,7 @@ def unmerge(
             allow_unmatched=allow_unmatched,
             workers=invocation.workers,
             force=target.force,
+            resume=invocation.resume,
             dry_run=invocation.dry_run,
             progress=progress,
         )

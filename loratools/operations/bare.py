@@ -91,7 +91,7 @@ def _read(ledger: Path) -> dict[str, str]:
 
 
 def _write(ledger: Path, entries: dict[str, str]) -> None:
-    partial = ledger.with_name(f"{ledger.name}.partial-{secrets.token_hex(4)}")
+    partial = ledger.with_name(f"{ledger.name}.new-{secrets.token_hex(4)}")
     with disk_errors(ledger):
         try:
             write_text(partial, json.dumps(entries, indent=2, sort_keys=True) + "\n")

@@ -8,25 +8,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from loratools.checkpoints.codec import Codec
 from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import make_folder
+from loratools.checkpoints.fingerprints import InputMark, RunFingerprint
 from loratools.checkpoints.publication import Publication
 from loratools.checkpoints.reference import open_checkpoint
 from loratools.checkpoints.target import named_target
-from loratools.checkpoints.trees import remove_whole
 from loratools.engine.local import LocalEngine
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
 from loratools.operations.base_name import base_name as name_of_base
 from loratools.operations.extract_assembly import assemble, vocabulary
 from loratools.operations.extract_findings import conclude, look_at_changes
+from loratools.operations.extract_job import FactorFacts
 from loratools.operations.extract_options import FAILURE_PROBABILITY, ExtractOptions
 from loratools.operations.extract_plan import ExtractPlan, make_plan
 from loratools.operations.extract_report import module_rows, warnings_of
 from loratools.operations.pairing import Side
+from loratools.operations.resuming import journaled, keep_only
 from loratools.reports.report import Report, Totals
 
 __all__ = ["extract", "plan_extract", "run_extract"]
+
+
+FACTS = Codec(FactorFacts)
 
 
 def extract(
@@ -49,6 +55,7 @@ def extract(
     seed: int = 0,
     workers: int | None = None,
     force: bool = False,
+    resume: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -72,6 +79,8 @@ def extract(
         seed: of the randomized SVD.
         workers: modules that are worked on side by side; by default as many as there are processors.
         force: replace an output that exists.
+        resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
+            what this one finishes is kept for the next where it fails.
         dry_run: plan only; nothing is read but headers, and nothing is written.
         progress: a watcher.
 
@@ -105,7 +114,7 @@ def extract(
             return Report.of_plan(
                 plan, version=_version(), seconds=seconds, peak_bytes=memory.peak_bytes, totals=None
             )
-        return run_extract(plan, engine, memory=memory, started=started)
+        return run_extract(plan, engine, memory=memory, started=started, resume=resume)
 
 
 def plan_extract(
@@ -131,7 +140,12 @@ def plan_extract(
 
 
 def run_extract(
-    plan: ExtractPlan, engine: LocalEngine, *, memory: PeakMemory, started: float | None = None
+    plan: ExtractPlan,
+    engine: LocalEngine,
+    *,
+    memory: PeakMemory,
+    started: float | None = None,
+    resume: bool = False,
 ) -> Report:
     """Reads, factors, assembles and publishes. `started`: when the verb began, by `time.perf_counter`.
 
@@ -140,12 +154,19 @@ def run_extract(
     """
     started = time.perf_counter() if started is None else started
     assert plan.output is not None
-    with Publication(plan.output, force=plan.force, inputs=plan.inputs) as publication:
-        workspace = publication.folder / "factors"
-        make_folder(workspace)
+    with Publication(
+        plan.output, force=plan.force, inputs=plan.inputs, fingerprint=_fingerprint(plan), resume=resume
+    ) as publication:
+        workspace = publication.parts
+        with disk_errors(workspace):
+            make_folder(workspace)
+            keep_only(workspace, [name for job in plan.factoring for name in job.leaves])
+            keep_only(publication.folder, ())
         read = {job.name: facts for job, facts in engine.run("reading", plan.reading, workspace)}
         changes = look_at_changes(plan, read)
-        factors = {job.name: facts for job, facts in engine.run("factoring", plan.factoring, workspace)}
+        jobs = journaled(plan.factoring, "factors", FACTS, publication.journal, resumed=publication.resumed)
+        factored = {job.name: done for job, done in engine.run("factoring", jobs, workspace)}
+        factors = {name: done.result for name, done in factored.items()}
         findings = conclude(plan, changes, factors)
         rows = module_rows(plan, findings)
         warnings = warnings_of(plan, findings, vocabulary(plan, findings))
@@ -162,8 +183,6 @@ def run_extract(
             version=_version(),
             notes=warnings,
         )
-        with disk_errors(workspace):
-            remove_whole(workspace)
         left = publication.publish()
     return Report(
         command="extract",
@@ -182,7 +201,21 @@ def run_extract(
             "rest_bytes": assembled.rest_bytes,
             "rest_share": assembled.rest_bytes / assembled.bytes if assembled.bytes else 0.0,
             "failure_probability": FAILURE_PROBABILITY,
+            **({"resumed_jobs": sum(done.taken for done in factored.values())} if resume else {}),
         },
+    )
+
+
+def _fingerprint(plan: ExtractPlan) -> RunFingerprint:
+    import numpy as np
+    import torch
+
+    return RunFingerprint(
+        "extract",
+        _version(),
+        {"numpy": np.__version__, "torch": str(torch.__version__)},
+        {**plan.options.plain(), "base_name": plan.base_name},
+        (InputMark.of("base", plan.pair.base), InputMark.of("tuned", plan.pair.tuned)),
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from blake3 import blake3
 
 from loratools.checkpoints.files import write_bytes
-from loratools.checkpoints.spec import TensorSpec
+from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
 from loratools.errors import LoratoolsError
 from loratools.linalg.factors import fold
 from loratools.linalg.noise import NoiseFloor
@@ -21,6 +21,7 @@ from loratools.linalg.ranks import breakeven_rank
 from loratools.linalg.rounding_torch import round_once
 from loratools.linalg.svd import Factorization, truncated_svd
 from loratools.operations.delta import Difference, compare, difference, hash_tensor, unfactorable
+from loratools.operations.evidence import Evidence, LeftFile
 from loratools.operations.extract_above_noise import held_against_noise, kept_rank
 from loratools.operations.extract_options import Truncation
 from loratools.operations.pairing import Side
@@ -147,6 +148,27 @@ class FactorJob:
         rows, columns = self.tuned.shape
         return (columns, rows) if self.transposed else (rows, columns)
 
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """The files of A and B in the workspace."""
+        name = blake3(self.name.encode()).hexdigest(length=16)
+        return f"{name}.A", f"{name}.B"
+
+    def evidence(self, result: FactorFacts) -> Evidence:
+        read = {(Side.BASE, self.base.name): self.base, (Side.TUNED, self.tuned.name): self.tuned}
+        if result.roots.keys() != read.keys():
+            raise ValueError("facts of other tensors")
+        seen = tuple((spec, result.roots[place]) for place, spec in read.items())
+        factors = result.factors
+        if factors is None:
+            return Evidence(read=seen)
+        if (factors.a_file, factors.b_file) != self.leaves or not 0 < factors.rank <= min(self.sides):
+            raise ValueError("factors of another tensor")
+        row = factors.rank * ITEM_BYTES[self.cut.save_dtype.value]
+        rows, columns = self.sides
+        a_file, b_file = self.leaves
+        return Evidence(read=seen, files=(LeftFile(a_file, row * columns), LeftFile(b_file, row * rows)))
+
     def run(self, workspace: Path) -> FactorFacts:
         started = time.perf_counter()
         read = difference(self.base, self.tuned, keep=self.cut.above_noise)
@@ -226,7 +248,7 @@ class FactorJob:
                 tensor=self.tuned.name,
                 hint="store them with --save-dtype float32",
             )
-        names = [f"{blake3(self.name.encode()).hexdigest(length=16)}.{letter}" for letter in "AB"]
+        names = self.leaves
         for name, factor in zip(names, stored, strict=True):
             write_bytes(workspace / name, factor.contiguous().view(torch.uint8).numpy().data)
         norm = math.sqrt(found.norm_squared)

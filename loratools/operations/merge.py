@@ -39,6 +39,7 @@ def merge(
     undo: bool = False,
     workers: int | None = None,
     force: bool = False,
+    resume: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -62,6 +63,8 @@ def merge(
             by bit, without the adapters.
         workers: threads; one a processor by default. They do not change what is written.
         force: replace an output that exists.
+        resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
+            what this one finishes is kept for the next where it fails.
         dry_run: plan only; nothing is written.
         progress: is told what is done.
 
@@ -92,10 +95,12 @@ def merge(
                 peak_bytes=memory.peak_bytes,
                 totals=plan.totals,
             )
-        return run_merge(plan, engine, memory=memory, start=start)
+        return run_merge(plan, engine, memory=memory, start=start, resume=resume)
 
 
-def run_merge(plan: MergePlan, engine: LocalEngine, *, memory: PeakMemory, start: float) -> Report:
+def run_merge(
+    plan: MergePlan, engine: LocalEngine, *, memory: PeakMemory, start: float, resume: bool = False
+) -> Report:
     """Writes what the plan says and publishes it. `start` is when the clock began, by `time.perf_counter`."""
     check = BaseCheck(plan.inputs, allow=plan.asked.allow_other_base)
     adapter_roots = [hash_tensors(one.opened) for one in plan.inputs.adapters]
@@ -111,7 +116,9 @@ def run_merge(plan: MergePlan, engine: LocalEngine, *, memory: PeakMemory, start
         return merge_record(plan.inputs, plan.asked, plan.tensors, figures, roots, adapter_roots)
 
     keeper = UndoKeeper(plan, adapter_roots) if plan.asked.undo else None
-    done = run_rewrite(plan, engine, watch=watch, record=record, last=keeper)
+    done = run_rewrite(
+        plan, engine, watch=watch, record=record, adapter_roots=adapter_roots, resume=resume, last=keeper
+    )
     return Report(
         command="merge",
         version=__version__,
@@ -127,6 +134,7 @@ def run_merge(plan: MergePlan, engine: LocalEngine, *, memory: PeakMemory, start
         details={
             "left_behind": list(plan.side.left_behind),
             **({} if keeper is None else {"undo": keeper.size()}),
+            **({"resumed_jobs": done.taken} if resume else {}),
         },
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from loratools.adapters.update import Update, foundation, rows_of_block
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
+from loratools.operations.evidence import Evidence, of_tensor
 from loratools.operations.precision import (
     Rounding,
     Stored,
@@ -57,6 +58,13 @@ class MergeJob:
     def arithmetic(self) -> str:
         dtypes = [self.target.dtype] if self.source is None else [self.source.dtype, self.target.dtype]
         return arithmetic_dtype(*dtypes)
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        return () if self.keep is None else (self.keep,)
+
+    def evidence(self, result: TensorFigures) -> Evidence:
+        return of_tensor(result, self.source, self.target, keep=self.keep)
 
     def run(self, workspace: Path) -> TensorFigures:
         with Target(self.target, workspace) as target:

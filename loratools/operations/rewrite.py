@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loratools import __version__
+from loratools.checkpoints.codec import Codec
 from loratools.checkpoints.disk import disk_errors
-from loratools.checkpoints.files import copy, make_folder, write_bytes, write_text
+from loratools.checkpoints.files import copy, has_name, make_folder, size, write_bytes, write_text
+from loratools.checkpoints.fingerprints import InputMark, RunFingerprint
 from loratools.checkpoints.parts import SafetensorsLayout, write_at
 from loratools.checkpoints.provenance import FILE, Provenance
 from loratools.checkpoints.publication import Publication
+from loratools.checkpoints.trees import remove_whole
 from loratools.engine.local import LocalEngine
+from loratools.operations.resuming import journaled, keep_only
 from loratools.operations.rewrite_layout import Outgoing, index_of
 from loratools.operations.rewrite_plan import RewritePlan
 from loratools.operations.rewrite_record import padded_header
 from loratools.operations.sidefiles import SideFiles
 from loratools.operations.streaming import TensorFigures
+from loratools.operations.undo.recorder import Kept
+
+FIGURES = Codec(TensorFigures, Kept=Kept)
 
 
 @dataclass(frozen=True)
 class Rewritten:
-    """What a run measured, by tensor, and what it has to say."""
+    """What a run measured, by tensor, what it has to say, and how many jobs an earlier run had done."""
 
     figures: Mapping[str, TensorFigures]
     warnings: tuple[str, ...]
+    taken: int
 
 
 def run_rewrite(
@@ -35,6 +44,9 @@ def run_rewrite(
     *,
     watch: Callable[[TensorFigures], None],
     record: Callable[[Mapping[str, TensorFigures]], Provenance],
+    adapter_roots: Sequence[Mapping[str, str]] = (),
+    records: Sequence[Path] = (),
+    resume: bool = False,
     last: Callable[[Path, Mapping[str, TensorFigures]], tuple[str, ...]] | None = None,
 ) -> Rewritten:
     """Writes everything and publishes it.
@@ -42,22 +54,32 @@ def run_rewrite(
     Args:
         watch: is shown each tensor's figures as they come, and may refuse by raising LoratoolsError.
         record: makes the provenance of all figures, by tensor.
+        adapter_roots: hashes of the adapters' tensors, which are read before.
+        records: further files that are read.
+        resume: go on where a run that was asked for the same stopped.
         last: writes what is written when all else is there, into the unpublished folder; gives warnings.
 
     Raises:
         LoratoolsError: the disk or a job refused; nothing is published then.
     """
     figures: dict[str, TensorFigures] = {}
+    taken = 0
     assert plan.output is not None
     with Publication(
-        plan.output, force=plan.force, inputs=plan.inputs.paths, one_file=plan.one_file
+        plan.output,
+        force=plan.force,
+        inputs=plan.inputs.paths,
+        one_file=plan.one_file,
+        fingerprint=_fingerprint(plan, adapter_roots, records),
+        resume=resume,
     ) as publication:
-        for shard in plan.shards:
-            shard.layout.create(publication.folder / shard.file)
+        _lay_out(plan, publication.folder)
         _copy_side_files(plan.side, publication.folder)
-        for job, result in engine.run(plan.command, plan.jobs, publication.folder, torch=False):
-            watch(result)
-            figures[job.name] = result
+        jobs = journaled(plan.jobs, "tensor", FIGURES, publication.journal, resumed=publication.resumed)
+        for job, done in engine.run(plan.command, jobs, publication.folder, torch=False):
+            watch(done.result)
+            figures[job.name] = done.result
+            taken += done.taken
         provenance = record(figures)
         if plan.one_file:
             _write_header(plan, provenance, publication.folder)
@@ -65,7 +87,7 @@ def run_rewrite(
             _write_texts(plan, provenance, publication.folder)
         notes = () if last is None else last(publication.folder, figures)
         warnings = (*notes, *publication.publish())
-    return Rewritten(figures, (*_nonfinite(figures), *warnings))
+    return Rewritten(figures, (*_nonfinite(figures), *warnings), taken)
 
 
 def source_roots(tensors: Iterable[Outgoing], figures: Mapping[str, TensorFigures]) -> dict[str, str]:
@@ -76,6 +98,43 @@ def source_roots(tensors: Iterable[Outgoing], figures: Mapping[str, TensorFigure
         if tensor.source is not None and root is not None:
             roots[tensor.source.name] = root
     return roots
+
+
+def _fingerprint(
+    plan: RewritePlan[Any], adapter_roots: Sequence[Mapping[str, str]], records: Sequence[Path]
+) -> RunFingerprint:
+    import numpy as np
+
+    labelled = zip(plan.inputs.labels(), plan.inputs.adapters, adapter_roots, strict=True)
+    return RunFingerprint(
+        plan.command,
+        __version__,
+        {"numpy": np.__version__},
+        plan.options,
+        (
+            InputMark.of(plan.role, plan.checkpoint),
+            *(InputMark.of(label, one.opened, roots) for label, one, roots in labelled),
+            *(InputMark.of_file("undo record", path) for path in records),
+        ),
+    )
+
+
+def _lay_out(plan: RewritePlan[Any], folder: Path) -> None:
+    """The weight files at their full size. What an interrupted run wrote there stays, and nothing else."""
+    left = [name for job in plan.jobs for name in job.leaves]
+    with disk_errors(folder):
+        keep_only(folder, [*(shard.file for shard in plan.shards), *left])
+    for shard in plan.shards:
+        path = folder / shard.file
+        with disk_errors(path):
+            started = has_name(path)
+            if started and size(path) != shard.layout.size:
+                remove_whole(path)
+                started = False
+        if started:
+            write_at(path, 0, shard.layout.header)
+        else:
+            shard.layout.create(path)
 
 
 def _copy_side_files(side: SideFiles, folder: Path) -> None:

@@ -12,9 +12,10 @@ from loratools.checkpoints.files import is_folder
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.spec import TensorSpec
 from loratools.engine.coverage import Coverage
-from loratools.engine.plan import Job, Plan
+from loratools.engine.plan import Plan
 from loratools.errors import UsageError
 from loratools.operations.merge_inputs import MergeInputs
+from loratools.operations.resuming import ResumableJob
 from loratools.operations.rewrite_layout import Outgoing, Shard, header_metadata, laid_out, readable
 from loratools.operations.rewrite_record import header_room, padded_header
 from loratools.operations.sidefiles import SideFiles, side_files
@@ -32,7 +33,7 @@ _FOREIGN_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", "
 Asked = TypeVar("Asked", covariant=True)
 
 
-class TensorJob(Job[TensorFigures], Protocol):
+class TensorJob(ResumableJob[TensorFigures], Protocol):
     """A job that writes one tensor of the output."""
 
     @property
@@ -48,19 +49,22 @@ class TensorJob(Job[TensorFigures], Protocol):
 class RewritePlan(Plan[TensorJob], Generic[Asked]):
     """A plan with all that is to be written.
 
-    `asked` are the verb's own options. `config` is None where the input's is copied as it is, or there is
-    none; `header_room` is what one file's header keeps free for the provenance. `kept` are other files that
-    are written as they are given, instead of an index and a config of the plan's own; where the provenance is
-    among them, none is written.
+    `asked` are the verb's own options, `options` those of them that change the result, as the provenance has
+    them; `role` is what the checkpoint is to the verb. `config` is None where the input's is copied as it is,
+    or there is none; `header_room` is what one file's header keeps free for the provenance. `kept` are other
+    files that are written as they are given, instead of an index and a config of the plan's own; where the
+    provenance is among them, none is written.
     """
 
     inputs: MergeInputs
+    role: str
     asked: Asked
     force: bool
     one_file: bool
     header_room: int
     shards: tuple[Shard, ...]
     metadata: Mapping[str, str]
+    options: Mapping[str, object]
     side: SideFiles
     config: Mapping[str, object] | None = field(repr=False)
     kept: Mapping[str, bytes] | None = field(default=None, repr=False)
@@ -126,12 +130,14 @@ class Draft(Generic[Asked]):
             seconds=read / (READ_RATE * workers) + write / WRITE_RATE,
             warnings=(*self.warnings, *self.side.notes()),
             inputs=self.inputs,
+            role=self.record.inputs[0].role,
             asked=self.asked,
             force=self.force,
             one_file=self.one_file,
             header_room=room,
             shards=shards,
             metadata=metadata,
+            options=self.record.options,
             side=self.side,
             config=self.config,
         )

@@ -17,6 +17,7 @@ from loratools.checkpoints.hashing import TensorHasher
 from loratools.checkpoints.parts import Buffer, PartWriter
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import RawTensor, TensorSpec
+from loratools.operations.evidence import Evidence, of_tensor
 from loratools.operations.precision import Stored, Wide, stored, widened
 
 if TYPE_CHECKING:
@@ -226,6 +227,13 @@ class CopyJob:
     @property
     def memory(self) -> int:
         return rows_of_block(self.target) * self.target.row_bytes
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        return ()
+
+    def evidence(self, result: TensorFigures) -> Evidence:
+        return of_tensor(result, self.source, self.target)
 
     def run(self, workspace: Path) -> TensorFigures:
         buffer = bytearray(self.memory)

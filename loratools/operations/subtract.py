@@ -18,6 +18,7 @@ from loratools.adapters.lowrank import LowRank
 from loratools.adapters.update import Update, rows_of_block
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
+from loratools.operations.evidence import Evidence, of_tensor
 from loratools.operations.precision import (
     Rounding,
     Stored,
@@ -56,6 +57,13 @@ class SubtractJob:
         elements = rows_of_block(self.target) * math.prod(self.target.shape[1:])
         wide = ITEM_BYTES[arithmetic_dtype(self.target.dtype)]
         return elements * (3 * wide + ITEM_BYTES[self.target.dtype]) + 8 * PART_BYTES
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        return ()
+
+    def evidence(self, result: TensorFigures) -> Evidence:
+        return of_tensor(result, self.source, self.target)
 
     def run(self, workspace: Path) -> TensorFigures:
         import numpy as np

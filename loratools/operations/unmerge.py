@@ -42,6 +42,7 @@ def unmerge(
     allow_unmatched: bool = False,
     workers: int | None = None,
     force: bool = False,
+    resume: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -69,6 +70,8 @@ def unmerge(
         allow_unmatched: go on where keys of an adapter find no tensor.
         workers: threads; one a processor by default. They do not change what is written.
         force: replace an output that exists.
+        resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
+            what this one finishes is kept for the next where it fails.
         dry_run: plan only; nothing is written.
         progress: is told what is done.
 
@@ -91,8 +94,8 @@ def unmerge(
                 totals=plan.totals,
             )
         if isinstance(plan.asked, RestoreOptions):
-            return run_restore(plan, engine, memory=memory, start=start)
-        return run_unmerge(plan, engine, memory=memory, start=start)
+            return run_restore(plan, engine, memory=memory, start=start, resume=resume)
+        return run_unmerge(plan, engine, memory=memory, start=start, resume=resume)
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,9 @@ class _Asked:
         return weights_hold and same_adapters(record, adapter_fingerprints(inputs, roots))
 
 
-def run_unmerge(plan: UnmergePlan, engine: LocalEngine, *, memory: PeakMemory, start: float) -> Report:
+def run_unmerge(
+    plan: UnmergePlan, engine: LocalEngine, *, memory: PeakMemory, start: float, resume: bool = False
+) -> Report:
     """Writes what the plan says and publishes it. `start` is when the clock began, by `time.perf_counter`."""
     doubts = _Doubts(plan)
 
@@ -155,7 +160,14 @@ def run_unmerge(plan: UnmergePlan, engine: LocalEngine, *, memory: PeakMemory, s
             plan.inputs, plan.asked, plan.tensors, doubts.figures, source_roots(plan.tensors, figures)
         )
 
-    done = run_rewrite(plan, engine, watch=doubts.see, record=record)
+    done = run_rewrite(
+        plan,
+        engine,
+        watch=doubts.see,
+        record=record,
+        adapter_roots=plan.asked.adapter_roots,
+        resume=resume,
+    )
     return Report(
         command="unmerge",
         version=__version__,
@@ -168,7 +180,10 @@ def run_unmerge(plan: UnmergePlan, engine: LocalEngine, *, memory: PeakMemory, s
             _module(tensor, doubts.figures[tensor.name]) for tensor in plan.tensors if tensor.updates
         ),
         totals=plan.totals,
-        details={"left_behind": list(plan.side.left_behind)},
+        details={
+            "left_behind": list(plan.side.left_behind),
+            **({"resumed_jobs": done.taken} if resume else {}),
+        },
     )
 
 

@@ -119,6 +119,18 @@ class PlannedWork:
 
 
 @dataclass(frozen=True, slots=True)
+class Leftover:
+    """What `clean` found of an interrupted run. `action` is `removed`, `left`, or `removable` in a dry run;
+    `precious` where it may be somebody's only copy of an output."""
+
+    path: Path
+    bytes: int
+    action: str
+    reason: str
+    precious: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """A step of the demo: the command that does it, what came of it in a line, and how long it took."""
 

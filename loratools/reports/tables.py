@@ -13,6 +13,7 @@ from loratools.reports.report import ExtractedModule, HeldoutLoss, InspectedItem
 
 _LOOKS = {
     "analyze": ("loratools.reports.looks.analysis", "analysis_pages"),
+    "clean": ("loratools.reports.looks.leftovers", "leftover_pages"),
     "report": ("loratools.reports.looks.costs", "cost_pages"),
 }
 """Where the look of a verb's own rows in `details` is at home: imported for that verb alone, which alone pays
@@ -42,6 +43,10 @@ def pages(report: Report, *, full: bool) -> Iterator[Page]:
         yield _totals(report.totals)
     yield from _extraction(report)
     yield from _undo(report)
+    if (resumed := report.details.get("resumed_jobs")) is not None:
+        yield (
+            f"{resumed} jobs were taken from an interrupted run" if resumed else "there was no run to resume"
+        )
     yield _closing(report)
 
 
@@ -113,7 +118,8 @@ def _closing(report: Report) -> str:
     if report.peak_bytes is not None:
         parts.append(f"{words.size(report.peak_bytes)} of memory at most")
     if report.dry_run:
-        parts.insert(0, "nothing was written" + (f" to {report.output}" if report.output is not None else ""))
+        done = "removed" if report.command == "clean" else "written"
+        parts.insert(0, f"nothing was {done}" + (f" to {report.output}" if report.output is not None else ""))
     elif report.output is not None:
         parts.insert(0, f"wrote {report.output}")
     return printable(f"{report.command}: {', '.join(parts)}")

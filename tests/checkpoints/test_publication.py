@@ -62,7 +62,8 @@ def swapping(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_folder_appears_whole_and_nothing_else_is_left(tmp_path: Path, swapping: str) -> None:
     with Publication(tmp_path / "out", force=False, inputs=[]) as output:
-        assert output.folder.parent == tmp_path and output.folder.name.startswith("out.partial-")
+        assert output.folder.parents[1] == tmp_path
+        assert output.folder.parent.name.startswith("out.partial-")
         write_new(output.folder)
         assert not (tmp_path / "out").exists()
         assert output.publish() == ()
@@ -139,7 +140,7 @@ def test_one_file_takes_the_name_of_whatever_was_there(tmp_path: Path, before: s
     elif before == "folder":
         write_old(target)
     with Publication(target, force=before != "nothing", inputs=[], one_file=True) as output:
-        assert output.folder.name.startswith("out.safetensors.partial-")
+        assert output.folder.parent.name.startswith("out.safetensors.partial-")
         (output.folder / "model.safetensors").write_text("new")
         assert output.publish() == ()
     assert tree(tmp_path) == {"out.safetensors": "new"}
@@ -244,8 +245,8 @@ def test_weights_are_flushed_first_indexes_and_configs_last_then_folders(
         output.publish()
     assert set(flushed[:4]) == {"a.safetensors", "z.safetensors", "card", "code.py"}
     assert set(flushed[4:7]) == {"config.json", "model.safetensors.index.json", "loratools.json"}
-    assert flushed[7] == "sub" and flushed[8].startswith("out.partial-")
-    assert flushed[9:] == ["new", tmp_path.name]
+    assert flushed[7:10] == ["sub", "output", "journal"] and flushed[10].startswith("out.partial-")
+    assert flushed[11:] == ["new", tmp_path.name]
 
 
 def test_a_file_system_without_fsync_is_taken_as_it_is(
@@ -384,8 +385,10 @@ def test_an_old_output_that_cannot_be_removed_is_told_and_is_no_failure(
     with Publication(tmp_path / "out", force=True, inputs=[]) as output:
         write_new(output.folder)
         (warning,) = output.publish()
-    (left,) = [path for path in tmp_path.iterdir() if path.name != "out"]
-    assert left.name.startswith("out.old-") and str(left) in warning
+    old, proof = sorted(path for path in tmp_path.iterdir() if path.name != "out")
+    assert old.name.startswith("out.old-") and str(old) in warning
+    assert proof.name.startswith("out.partial-") and str(proof) in warning
+    assert tree(proof).keys() == {"alive", "journal"}
     assert tree(tmp_path / "out") == {name[4:]: text for name, text in NEW.items() if name != "out"}
 
 
@@ -403,16 +406,15 @@ def test_an_interruption_while_the_old_output_is_removed_does_not_undo_the_new_o
     assert (tmp_path / "out" / "model.safetensors").read_text() == "new weights"
 
 
-def test_two_publications_of_one_target_do_not_share_a_folder(tmp_path: Path) -> None:
-    with (
-        Publication(tmp_path / "out", force=False, inputs=[]) as one,
-        Publication(tmp_path / "out", force=False, inputs=[]) as other,
-    ):
-        assert one.folder != other.folder
+def test_two_publications_of_one_target_are_one_too_many(tmp_path: Path) -> None:
+    with Publication(tmp_path / "out", force=False, inputs=[]) as one:
+        with (
+            pytest.raises(LoratoolsError, match=rf"another run .*, process {os.getpid()}\) .*out"),
+            Publication(tmp_path / "out", force=True, inputs=[]),
+        ):
+            pass
         write_new(one.folder)
         one.publish()
-        with pytest.raises(LoratoolsError, match="exists already"):
-            other.publish()
     assert tree(tmp_path) == NEW
 
 

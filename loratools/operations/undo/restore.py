@@ -26,7 +26,9 @@ def last_record(merged: Checkpoint) -> UndoRecord | None:
     return UndoRecord.read(paths[-1]) if paths else None
 
 
-def run_restore(plan: RestorePlan, engine: LocalEngine, *, memory: PeakMemory, start: float) -> Report:
+def run_restore(
+    plan: RestorePlan, engine: LocalEngine, *, memory: PeakMemory, start: float, resume: bool = False
+) -> Report:
     """Writes the base and publishes it, if every tensor has the hash that the record states of it.
 
     Raises:
@@ -55,7 +57,8 @@ def run_restore(plan: RestorePlan, engine: LocalEngine, *, memory: PeakMemory, s
             )
         return restore_record(plan, figures, _merged_roots(plan, figures))
 
-    done = run_rewrite(plan, engine, watch=watch, record=record)
+    records = [one.path for one in plan.asked.records]
+    done = run_rewrite(plan, engine, watch=watch, record=record, records=records, resume=resume)
     said = (
         [f"{_count(modified)} changed since the merge and left as found: {_some(modified)}"]
         if modified
@@ -71,7 +74,11 @@ def run_restore(plan: RestorePlan, engine: LocalEngine, *, memory: PeakMemory, s
         peak_bytes=memory.peak_bytes,
         modules=_modules(plan, done.figures),
         totals=plan.totals,
-        details={"merges": len(plan.asked.records), "left_behind": []},
+        details={
+            "merges": len(plan.asked.records),
+            "left_behind": [],
+            **({"resumed_jobs": done.taken} if resume else {}),
+        },
     )
 
 

@@ -13,6 +13,7 @@ from loratools.checkpoints.hashing import TensorHasher
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
 from loratools.errors import LoratoolsError
+from loratools.operations.evidence import Evidence, of_tensor
 from loratools.operations.precision import Stored, arithmetic_dtype, differing, stored
 from loratools.operations.rewrite_layout import readable
 from loratools.operations.rewrite_record import tensor_root
@@ -113,6 +114,13 @@ class RestoreJob:
         elements = rows_of_block(self.target) * math.prod(self.target.shape[1:])
         wide = ITEM_BYTES[arithmetic_dtype(self.target.dtype)]
         return elements * (4 * wide + 2 * ITEM_BYTES[self.target.dtype]) + 4 * PART_BYTES + self.bytes // 4
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        return ()
+
+    def evidence(self, result: TensorFigures) -> Evidence:
+        return of_tensor(result, self.source, self.target)
 
     def run(self, workspace: Path) -> TensorFigures:
         root = None

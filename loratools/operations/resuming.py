@@ -1,0 +1,145 @@
+"""Jobs that leave a line in the run's journal, and need not run again where what a line says still holds.
+
+What holds is found by hashing: the bytes that the job wrote, and the tensors that it read. That costs less
+than the job itself, and runs where the job would, side by side with others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
+
+from loratools.checkpoints import files
+from loratools.checkpoints.codec import Codec
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.journal import Journal, Line
+from loratools.checkpoints.spec import TensorSpec
+from loratools.checkpoints.trees import remove_whole
+from loratools.engine.plan import Job
+from loratools.errors import LoratoolsError
+from loratools.operations.evidence import Evidence
+from loratools.operations.rewrite_layout import readable
+from loratools.operations.rewrite_record import tensor_root
+from loratools.operations.undo.record import file_root
+
+__all__ = ["JournaledJob", "ResumableJob", "journaled", "keep_only"]
+
+Result = TypeVar("Result")
+
+
+class ResumableJob(Job[Result], Protocol[Result]):
+    """A job that can tell what shows that it was done.
+
+    `leaves` are the files that it may make in the workspace, by their names below it.
+    """
+
+    @property
+    def leaves(self) -> tuple[str, ...]: ...
+
+    def evidence(self, result: Result) -> Evidence:
+        """Raises ValueError for a result that is not this job's."""
+        ...
+
+
+@dataclass(frozen=True)
+class Done(Generic[Result]):
+    """A job's result, and whether it was taken from an earlier run."""
+
+    result: Result
+    taken: bool
+
+
+@dataclass(frozen=True)
+class JournaledJob(Generic[Result]):
+    """`job`, unless the `line` that an earlier run wrote of it holds."""
+
+    job: ResumableJob[Result]
+    key: str
+    codec: Codec[Result]
+    journal: Journal
+    line: Line | None
+
+    @property
+    def name(self) -> str:
+        return self.job.name
+
+    @property
+    def bytes(self) -> int:
+        return self.job.bytes
+
+    def run(self, workspace: Path) -> Done[Result]:
+        """
+        Raises:
+            LoratoolsError: a tensor that the job read has changed since the earlier run; or as the job.
+        """
+        if self.line is not None:
+            known = self._known(self.line, workspace)
+            if known is not None:
+                return Done(known, taken=True)
+        result = self.job.run(workspace)
+        made = self.job.evidence(result).files
+        with disk_errors(workspace):
+            roots = {file.name: file_root(workspace / file.name) for file in made}
+            self.journal.add(Line(self.key, roots, self.codec.encode(result)))
+        return Done(result, taken=False)
+
+    def _known(self, line: Line, workspace: Path) -> Result | None:
+        """The result that the line states; None where it has to be had again."""
+        try:
+            result = self.codec.decode(line.result)
+            evidence = self.job.evidence(result)
+        except (ValueError, KeyError):
+            return None
+        if not _holds(evidence, line, workspace):
+            return None
+        for spec, root in evidence.read:
+            if tensor_root(readable(spec)) != root:
+                raise LoratoolsError(
+                    "this tensor changed since the interrupted run",
+                    file=spec.file,
+                    tensor=spec.name,
+                    hint="run without --resume to start afresh",
+                )
+        return result
+
+
+def journaled(
+    jobs: Sequence[ResumableJob[Result]], what: str, codec: Codec[Result], journal: Journal, *, resumed: bool
+) -> list[JournaledJob[Result]]:
+    """The jobs with what an earlier run says of each. `what` tells jobs of one name apart."""
+    lines = journal.jobs() if resumed else {}
+    keyed = [(job, f"{what}/{job.name}") for job in jobs]
+    return [JournaledJob(job, key, codec, journal, lines.get(key)) for job, key in keyed]
+
+
+def keep_only(folder: Path, names: Collection[str]) -> None:
+    """Removes all that an earlier run left in a folder, but the files of these names below it.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
+    kept = {folder / name for name in names}
+    above = {parent for path in kept for parent in path.parents}
+    for path in files.listing(folder):
+        if path in above and files.is_folder(path):
+            keep_only(path, [str(one.relative_to(path)) for one in kept if path in one.parents])
+        elif path not in kept:
+            remove_whole(path)
+
+
+def _holds(evidence: Evidence, line: Line, workspace: Path) -> bool:
+    try:
+        for file in evidence.files:
+            path = workspace / file.name
+            if file.bytes not in (None, files.size(path)) or file_root(path) != line.files.get(file.name):
+                return False
+        places = ((_below(spec, workspace), root) for spec, root in evidence.written)
+        return all(tensor_root(readable(spec)) == root for spec, root in places)
+    except (OSError, LoratoolsError):  # what cannot be read is not there
+        return False
+
+
+def _below(spec: TensorSpec, workspace: Path) -> TensorSpec:
+    return TensorSpec(spec.name, spec.dtype, spec.shape, spec.bytes, workspace / spec.file, spec.offset)
