@@ -15,7 +15,7 @@ from loratools.checkpoints import files, system
 from loratools.checkpoints.files import again
 from loratools.checkpoints.journal import Journal
 from loratools.checkpoints.liveness import Liveness
-from loratools.checkpoints.trees import walk
+from loratools.checkpoints.trees import remove, remove_whole, walk
 from loratools.errors import LoratoolsError
 
 __all__ = ["PartialFolder", "leftover", "partial_folders"]
@@ -94,6 +94,18 @@ class PartialFolder:
         if "naming" not in events or "kept" in events or target is None:
             return False
         return files.identity(target) == events["naming"].get("new")
+
+    def remove(self) -> None:
+        """Removes it as far as that goes; what proves whose it is goes last."""
+        remove(self.output)
+        remove(self.parts)
+        remove(self.path)
+
+    def remove_whole(self) -> None:
+        """The same. Raises OSError if something stays."""
+        remove_whole(self.output)
+        remove_whole(self.parts)
+        remove_whole(self.path)
 
     def refuse_strangers(self) -> None:
         """Refuses to write into a folder that holds anything but our own plain files and folders.

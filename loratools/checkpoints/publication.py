@@ -164,7 +164,7 @@ class Publication:
             rival = rival_of(self._partial, self._final)
             if rival is None:
                 return
-            remove(self._partial.path)
+            self._partial.remove()
             if rival.journal.header() is not None:
                 break
             pause()
@@ -263,7 +263,7 @@ class Publication:
                 again(system.calls.rename, source, self._old)
             remove(self._old)
             if _gone(self._old):
-                remove(self._partial.path)
+                self._partial.remove()
         left = [self._old, self._partial.path]
         with contextlib.suppress(BaseException):
             left = [path for path in left if not _gone(path)]
@@ -271,7 +271,7 @@ class Publication:
         return (f"what the output replaced could not be removed: {told}",) if left else ()
 
     def _discard(self) -> None:
-        remove(self._partial.path)
+        self._partial.remove()
         for parent in reversed(self._created):
             with contextlib.suppress(OSError):
                 again(system.calls.rmdir, parent)

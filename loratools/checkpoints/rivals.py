@@ -18,7 +18,6 @@ from loratools.checkpoints import files, system
 from loratools.checkpoints.files import again
 from loratools.checkpoints.fingerprints import RunFingerprint
 from loratools.checkpoints.partial import PartialFolder, partial_folders
-from loratools.checkpoints.trees import remove
 from loratools.errors import LoratoolsError
 
 __all__ = ["ATTEMPTS", "pause", "refusal", "rival_of", "take_over"]
@@ -80,7 +79,7 @@ def take_over(own: PartialFolder, target: Path, fingerprint: RunFingerprint) -> 
     ):
         with contextlib.suppress(FileNotFoundError):
             again(system.calls.rename, one, other)
-    remove(chosen.path)
+    chosen.remove()
     if not files.has_name(own.journal.path):  # it was cleaned away meanwhile
         return False
     own.journal.go_on()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +19,10 @@ from loratools.engine.plan import Job
 from loratools.engine.progress import Progress, Silent
 
 Result = TypeVar("Result")
+
+_LOOK_UP_SECONDS = 0.25
+"""How long a wait lasts at most. A signal that comes between Python's last look and the wait itself does not end
+it: its handler would only run when the job is done, minutes later."""
 
 
 def default_workers() -> int:
@@ -64,6 +68,8 @@ class LocalEngine:
 
     def _collect(self, waiting: deque[tuple[Job[Result], Future[Result]]]) -> tuple[Job[Result], Result]:
         job, future = waiting.popleft()
+        while not wait((future,), timeout=_LOOK_UP_SECONDS).done:
+            pass
         result = future.result()
         self.progress.advance(job.name, job.bytes)
         return job, result

@@ -147,11 +147,11 @@ def _remove(path: Path) -> None:
     Raises:
         OSError: something of it stays.
     """
-    if not _is_partial(path.name):
-        remove_whole(path)
-        return
     name = leftover(path)
     assert name is not None
-    taken = path.with_name(f"{name['stem']}.partial-{secrets.token_hex(4)}")
-    again(system.calls.rename, path, taken)
-    remove_whole(taken)
+    if name["what"] == "old":
+        remove_whole(path)
+        return
+    taken = PartialFolder(path.with_name(f"{name['stem']}.partial-{secrets.token_hex(4)}"))
+    again(system.calls.rename, path, taken.path)
+    taken.remove_whole()

@@ -13,6 +13,7 @@ from fixtures.layers import PACKAGE, sources
 ALLOWED = {
     "engine/blas.py": {"read_text", "ctypes"},  # /proc/self/maps, and the BLAS that it names
     "engine/memory.py": {"read_bytes"},  # /proc/self/status
+    "checkpoints/liveness.py": {"read_text", "readlink"},  # /proc: which processes there are
     "cli/failures.py": {"os.open", "os.close"},  # /dev/null for a stdout that is gone
     "cli/sources.py": {"tempfile"},  # where a bare `unmerge` has a merge made first, by way of the seam
     "reports/report.py": {"read_bytes", "write_bytes"},  # a plan's figures, not a Path's methods
