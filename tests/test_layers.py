@@ -88,6 +88,7 @@ STARTS = {
     "analyze": help_page("analyze", "--help"),
     "report": help_page("report", "--help"),
     "inspect": help_page("inspect", "--help"),
+    "clean": help_page("clean", "--help"),
     "demo": help_page("demo", "--help"),
 }
 

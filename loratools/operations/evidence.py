@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loratools.checkpoints.claims import MAX_BYTES
 from loratools.checkpoints.spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -35,8 +37,12 @@ def of_tensor(
     """The evidence of a job that writes one tensor; `keep` is the part that it leaves for an undo record.
 
     Raises:
-        ValueError: the figures are not those of this tensor.
+        ValueError: the figures are not those of this tensor, or of none.
     """
+    counts = (figures.changed, figures.nonfinite, figures.off or 0, figures.foreign)
+    norms = (figures.norm or 0.0, figures.largest_difference or 0.0)
+    if not all(0 <= count < MAX_BYTES for count in counts) or not all(map(math.isfinite, norms)):
+        raise ValueError("figures that no tensor can have")
     part = None if figures.undo is None else figures.undo.part
     if figures.name != target.name or (source is None) != (figures.source_root is None):
         raise ValueError("figures of another tensor")

@@ -79,11 +79,18 @@ class JournaledJob(Generic[Result]):
             if known is not None:
                 return Done(known, taken=True)
         result = self.job.run(workspace)
-        made = self.job.evidence(result).files
+        self._tell(result, workspace)
+        return Done(result, taken=False)
+
+    def _tell(self, result: Result, workspace: Path) -> None:
+        """Writes the job's line; none where what it found is beyond what a line is believed for."""
+        try:
+            made = self.job.evidence(result).files
+        except ValueError:
+            return
         with disk_errors(workspace):
             roots = {file.name: file_root(workspace / file.name) for file in made}
             self.journal.add(Line(self.key, roots, self.codec.encode(result)))
-        return Done(result, taken=False)
 
     def _known(self, line: Line, workspace: Path) -> Result | None:
         """The result that the line states; None where it has to be had again."""

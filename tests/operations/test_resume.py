@@ -359,6 +359,7 @@ LIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "factors of another rank": lambda line: (line["result"].get("factors") or {}).update(rank=10**9),
     "no figures": lambda line: line.update(result=[]),
     "figures of another": lambda line: line["result"].update(name="x", roots=[]),
+    "numbers beyond numbers": lambda line: line["result"].update(changed=10**400, norm="inf"),
     "words for numbers": lambda line: line["result"].update(changed="many", norm="long"),
     "numbers for words": lambda line: line["result"].update(name=3, root=4, roots=5),
     "no hashes": lambda line: line.update(files=7),
