@@ -94,7 +94,7 @@ class Publication:
                 self._begin()
         except BaseException:
             self._heart.stop()
-            if not (self.resumed and self._keep()):
+            if not (self._resume and self._keep()):
                 self._discard()
             raise
         return self

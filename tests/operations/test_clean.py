@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 import loratools
-from fixtures.system_faults import Faults
+from fixtures.system_faults import CHANGING, Faults
 from loratools.checkpoints import system
 from loratools.checkpoints.journal import sealed
 from loratools.checkpoints.liveness import SILENT_SECONDS, Process
@@ -47,7 +47,7 @@ def killed(root: Path, *, at: int | None = None, force: bool = False, beside: st
     child = os.fork()
     if child == 0:
         try:
-            faults = Faults(at or 0, lambda _: os._exit(9))
+            faults = Faults(at or 0, lambda _: os._exit(9), only=CHANGING)
             with faults.installed(), Publication(root / "out", force=force, inputs=[]) as output:
                 (output.folder / "config.json").write_text("new config")
                 if at is None:
