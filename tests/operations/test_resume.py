@@ -23,6 +23,7 @@ from loratools.checkpoints.partial import PartialFolder
 from loratools.errors import LoratoolsError
 from loratools.operations.extract import extract
 from loratools.operations.merge import merge
+from loratools.operations.undo.record import root_of
 from loratools.operations.unmerge import unmerge
 from loratools.reports.report import Report
 
@@ -353,6 +354,10 @@ LIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "an absolute path": lambda line: line.update(files={"/etc/passwd": "0" * 64}),
     "a path upwards": lambda line: line.update(files={"../../victim": "0" * 64}),
     "a part elsewhere": lambda line: (line["result"].get("undo") or {}).update(part="../../victim"),
+    "a part elsewhere, with its hash": lambda line: (
+        (line["result"].get("undo") or {}).update(part="../../../victim"),
+        line.update(files={"../../../victim": root_of(b"precious")}),
+    ),
     "factors elsewhere": lambda line: (line["result"].get("factors") or {}).update(
         a_file="../../../victim", b_file="/etc/passwd"
     ),
