@@ -31,13 +31,15 @@ def show(report: Report, invocation: Invocation) -> None:
     if invocation.as_json:
         click.echo(as_json(report.to_json()))
     elif not invocation.quiet:
-        from loratools.reports.columns import least_width
+        from loratools.reports.columns import least_width, lines
         from loratools.reports.tables import pages
 
         out = console()
         width = out.width
         with out.capture() as drawn:  # rich would end the process where a reader has gone away
             for page in pages(report, full=invocation.verbose or not out.is_terminal):
+                if not (out.is_terminal or isinstance(page, str)):
+                    page = lines(page) or page
                 fits = isinstance(page, str) or least_width(page) <= width
                 out.width = width if fits else ENDLESS  # the terminal wraps whole rows then
                 out.print(page, soft_wrap=isinstance(page, str))

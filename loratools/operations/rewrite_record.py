@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from loratools.operations.streaming import Source, TensorFigures
 _WIDEST_ROOT = "0" * 64
 _WIDEST_FLOAT = -1.7976931348623157e308
 _WIDEST_COUNT = 2**63
+_FEW = 3
+"""Updates of one kind in a row that are named one by one."""
 
 
 def input_name(checkpoint: Checkpoint) -> str:
@@ -65,8 +68,15 @@ def changed_rows(
 
 
 def kinds(updates: Iterable[Update]) -> str:
-    """The kinds of a tensor's updates, in their order: `lora`, `lora+rows`; `copy` where there are none."""
-    return "+".join(update.kind for update in updates) or "copy"
+    """The kinds of a tensor's updates, in their order: `lora`, `lora+rows`; `copy` where there are none.
+
+    A thousand adapters are `1000 lora`.
+    """
+    told: list[str] = []
+    for kind, run in groupby(update.kind for update in updates):
+        count = len(list(run))
+        told += [kind] * count if count <= _FEW else [f"{count} {kind}"]
+    return "+".join(told) or "copy"
 
 
 def scaling(updates: Iterable[Update]) -> float | None:
