@@ -17,6 +17,7 @@ from loratools.adapters.update import Update
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.provenance import HEADER_KEY, InputRecord, Provenance, fingerprint_of
 from loratools.checkpoints.spec import TensorSpec
+from loratools.checkpoints.unchanged import changed
 from loratools.operations.rewrite_layout import Outgoing
 from loratools.operations.streaming import Source, TensorFigures
 
@@ -45,6 +46,17 @@ def input_record(role: str, checkpoint: Checkpoint, roots: Mapping[str, str]) ->
 def hash_tensors(checkpoint: Checkpoint) -> dict[str, str]:
     """The root of every tensor, by reading all of it: for adapters, which are small."""
     return {name: tensor_root(checkpoint[name]) for name in checkpoint}
+
+
+def require_same(checkpoint: Checkpoint, known: Mapping[str, str]) -> None:
+    """Reads all of it again: what was hashed before it was used must have been what was used.
+
+    Raises:
+        LoratoolsError: a tensor does not have the root it is known by.
+    """
+    for name, root in hash_tensors(checkpoint).items():
+        if known[name] != root:
+            raise changed(checkpoint[name].file, name)
 
 
 def changed_rows(
