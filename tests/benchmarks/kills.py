@@ -28,7 +28,8 @@ NAMES = (
     "unmerge by record",
     "merge over an older one",
     "unmerge by subtraction",
-    "merge, one file",
+    "merge --undo --resume",
+    "extract --resume",
 )
 COLUMNS = ("command", "signal", "sent", "while writing", "published all the same", "leftovers", "lost")
 
