@@ -5,6 +5,7 @@ Nothing is imported here that takes time, so that an interruption finds a handle
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -17,7 +18,9 @@ class Terminated(BaseException):
 def main() -> None:
     """The entry point: runs the command line of this process and exits with its code."""
     try:
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, _stop)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
+            signal.signal(signal.SIGINT, _stop)
         code = _run()
     except KeyboardInterrupt:
         code = _say("interrupted", 130)
@@ -55,6 +58,31 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Raises what the signal means: at once, or where torch is being imported, as soon as that is over."""
+    if _imports_torch(frame):
+        import threading
+
+        retry = threading.Timer(_RETRY_SECONDS, os.kill, (os.getpid(), number))
+        retry.daemon = True
+        retry.start()
+        return
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: clean-up is under way
     raise Terminated
+
+
+def _imports_torch(frame: FrameType | None) -> bool:
+    """Whether torch is being imported: an exception that its C++ code meets there aborts the process."""
+    of_torch = False
+    while frame is not None:
+        of_torch = of_torch or str(frame.f_globals.get("__name__")).partition(".")[0] == "torch"
+        if of_torch and frame.f_code.co_filename == _IMPORT:
+            return True
+        frame = frame.f_back
+    return False
+
+
+_IMPORT = "<frozen importlib._bootstrap>"
+_RETRY_SECONDS = 0.02

@@ -4,10 +4,10 @@
 
 Every call to the system that a command makes (open, read, write, stat, list, rename, fsync, ...) fails in one
 run with EIO, and in another with one of the other kinds of fault, which take turns. With `--all` it fails
-with each of them, which takes five times as long. Two kinds let every later call fail, too. Interrupted calls,
-and reads and writes that fall short, must not fail the command at all. After each fault the target is held
-against an undisturbed run's, inputs against what they were, and the command runs again. A quarter of an hour
-on one core; `--write` keeps the figures for the documentation.
+with each of them, which takes five times as long. Two kinds let every later call fail, too. Interrupted
+calls, and reads and writes that fall short, must not fail the command at all. After each fault the target is
+held against an undisturbed run's, inputs against what they were, and the command runs again. A quarter of an
+hour on one core; `--write` keeps the figures for the documentation.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kills: commands as processes, ended by KILL, TERM or INT at random moments; outputs are whole or absent.
 
-    python tests/benchmarks/kills.py --kills 240 --write
+    python tests/benchmarks/kills.py --kills 216 --write
 
 Half of the signals come at a moment drawn from the whole life of the process, half from the time in which it
 writes. After each: the target is absent, as it was, or whole; inputs are what they were; TERM exits with 143
@@ -38,8 +38,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=240)
-    parser.add_argument("--hidden", type=int, default=320, help="size of the model; 3 layers")
+    parser.add_argument("--kills", type=int, default=216)
+    parser.add_argument("--hidden", type=int, default=256, help="size of the model; 3 layers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="keep the figures for the documentation")
     options = parser.parse_args()

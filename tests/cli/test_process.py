@@ -49,6 +49,32 @@ from loratools.cli.process import main
 main()
 """
 
+# A signal in the middle of an import of torch, which C++ code would not survive.
+IN_TORCH = """
+import sys, time, types
+from importlib.machinery import ModuleSpec
+from loratools.cli import process
+
+class Torch:
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name == "torch" else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        exec("import signal\\nsignal.raise_signal(signal.{number})\\nprint('imported')", module.__dict__)
+
+def run():
+    import torch
+    while True:
+        time.sleep(0.01)
+
+sys.meta_path.insert(0, Torch())
+process._run = run
+process.main()
+"""
+
 # The real command, and then what Python would still answer to signals.
 AFTERWARDS = """
 import signal, sys
@@ -142,6 +168,17 @@ def test_a_signal_during_the_first_imports_is_one_line(
     number: str, code: int, says: str, tmp_path: Path
 ) -> None:
     done = run_script(EARLY.format(number=number), "inspect", cwd=tmp_path)
+    assert done.stderr == f"Error: {says}; an unfinished output is never published\n"
+    assert done.returncode == code
+
+
+@posix
+@pytest.mark.parametrize(
+    ("number", "code", "says"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")]
+)
+def test_a_signal_waits_until_torch_is_imported(number: str, code: int, says: str, tmp_path: Path) -> None:
+    done = run_script(IN_TORCH.format(number=number), cwd=tmp_path)
+    assert done.stdout == "imported\n"
     assert done.stderr == f"Error: {says}; an unfinished output is never published\n"
     assert done.returncode == code
 
