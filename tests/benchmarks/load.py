@@ -2,8 +2,9 @@
 
     python tests/benchmarks/load.py --write
 
-Wall-clock seconds of whole commands, the start of Python included, their memory at most, and the most files
-that they had open, sampled. Eight runs at once share inputs, and each must write what a run alone writes.
+Wall-clock seconds of whole commands and those that they kept a processor busy, the start of Python included,
+their memory at most, and the most files that they had open, sampled. Eight runs at once share inputs, and each
+must write what a run alone writes.
 """
 
 from __future__ import annotations
@@ -23,18 +24,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fixtures.campaign_figures import Figures
-from fixtures.fault_runs import tree
+from fixtures.fault_runs import tree, write_inputs
 from fixtures.load import many_adapters, many_tensors, moved
 
 ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = ("what", "seconds", "MB of memory", "open files at most")
+COLUMNS = ("what", "seconds", "of a processor", "MB of memory", "open files at most")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A command that ran: seconds, bytes of memory at most, and files open at most."""
+    """A command that ran: seconds, those of a processor, bytes of memory at most, and files open at most."""
 
     seconds: float
+    processor: float
     peak: int
     files: int
 
@@ -50,11 +52,13 @@ def main() -> None:
         folder = Path(name)
         for what, words, few in _commands(folder):
             found = measure(words, few_open_files if few else None)
-            rows.append((what, round(found.seconds, 1), round(found.peak / 1e6), found.files))
+            seconds, processor = round(found.seconds, 1), round(found.processor, 1)
+            rows.append((what, seconds, processor, round(found.peak / 1e6), found.files))
             print(*rows[-1], sep=" | ", flush=True)
         alone, together = _eight_at_once(folder)
-        rows.append(("one merge alone, of 60 MB", round(alone, 1), "", ""))
-        rows.append(("eight of it at once", round(together, 1), "", ""))
+        size = round((folder / "inputs" / "base" / "model.safetensors").stat().st_size / 1e6)
+        rows.append((f"merge a base of {size} MB", round(alone.seconds, 1), round(alone.processor, 1), "", ""))
+        rows.append(("eight of these at once, on the same inputs", round(together, 1), "", "", ""))
     figures = Figures("python tests/benchmarks/load.py --write", COLUMNS, rows)
     print(figures.markdown())
     if options.write:
@@ -92,28 +96,29 @@ def measure(words: list[str], limit: Callable[[], None] | None = None) -> Measur
     before = time.perf_counter()
     process = _start(words, limit)
     most = 0
-    while process.poll() is None:
+    while True:
+        done, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if done:
+            break
         with contextlib.suppress(OSError):  # it is gone
             most = max(most, len(list(Path(f"/proc/{process.pid}/fd").iterdir())))
-        time.sleep(0.002)
-    seconds = time.perf_counter() - before
+        time.sleep(0.005)
+    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise RuntimeError(f"{words[:3]} ended with {process.returncode}")
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return Measured(seconds, peak, most)
+    seconds = time.perf_counter() - before
+    return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, most)
 
 
 def few_open_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
 
 
-def _eight_at_once(folder: Path) -> tuple[float, float]:
-    """Seconds of one run, and of eight at once on the same inputs; all must write the same."""
-    from fixtures.fault_runs import write_inputs
-
+def _eight_at_once(folder: Path) -> tuple[Measured, float]:
+    """One run, and the seconds of eight at once on the same inputs; all must write the same."""
     write_inputs(folder / "inputs", hidden=1024, layers=3)
     words = ["merge", str(folder / "inputs" / "base"), str(folder / "inputs" / "adapter"), "-o"]
-    alone = measure([*words, str(folder / "alone")]).seconds
+    alone = measure([*words, str(folder / "alone")])
     before = time.perf_counter()
     runs = [_start([*words, str(folder / f"at-once-{number}")], None) for number in range(8)]
     codes = [run.wait() for run in runs]
