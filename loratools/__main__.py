@@ -1,6 +1,6 @@
 """`python -m loratools`: the command line."""
 
-from loratools.cli.app import main
+from loratools.cli.process import main
 
 if __name__ == "__main__":
     main()

@@ -98,6 +98,16 @@ class _Binder:
     decisions: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     untied: bool = False
+    adapter_of: dict[int, int] = field(init=False)
+    """The place of the adapter that an update, by identity, is from."""
+
+    def __post_init__(self) -> None:
+        self.adapter_of = {
+            id(update): place
+            for place, one in enumerate(self.given)
+            for held in one.updates.values()
+            for update in held
+        }
 
     def bind_ties(self) -> None:
         """Tied tensors that an adapter touches, by the policy."""
@@ -203,8 +213,11 @@ class _Binder:
 
     def _add(self, disk: str, spec: TensorSpec, owned: Sequence[Owned]) -> None:
         """A tensor that starts from `spec`; nothing, if it is on disk and nothing is done to it."""
-        acting = [one for one in owned if not is_base_itself(one.update, spec)]
-        self._set_idle([one for one in owned if one not in acting], "holds the base's own values")
+        acting: list[Owned] = []
+        idle: list[Owned] = []
+        for one in owned:
+            (idle if is_base_itself(one.update, spec) else acting).append(one)
+        self._set_idle(idle, "holds the base's own values")
         if not acting and disk in self.checkpoint:
             return
         memory = self.names.memory(disk)
@@ -255,13 +268,8 @@ class _Binder:
 
     def _owned(self, updates: Iterable[Update]) -> list[Owned]:
         """Updates with the places of the adapters that they are from, and these adapters' weights."""
-        place = {
-            id(update): n
-            for n, one in enumerate(self.given)
-            for held in one.updates.values()
-            for update in held
-        }
-        return [Owned(place[id(one)], one, self.given[place[id(one)]].weight) for one in updates]
+        placed = [(self.adapter_of[id(update)], update) for update in updates]
+        return [Owned(place, update, self.given[place].weight) for place, update in placed]
 
     def _keys(self, one: Owned) -> list[tuple[str, str]]:
         """(adapter, key) of what an update uses up."""

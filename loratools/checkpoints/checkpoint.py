@@ -12,6 +12,7 @@ from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import is_folder
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import RawTensor, TensorSpec
+from loratools.checkpoints.unchanged import FileMark, require_unchanged
 
 
 class Kind(str, Enum):
@@ -41,6 +42,7 @@ class Checkpoint(Mapping[str, TensorSpec]):
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
     revision: str | None = None
     warnings: tuple[str, ...] = ()
+    marks: tuple[FileMark, ...] = field(default=(), repr=False)
 
     def __getitem__(self, name: str) -> TensorSpec:
         return self.tensors[name]
@@ -79,6 +81,10 @@ class Checkpoint(Mapping[str, TensorSpec]):
     @property
     def parameters(self) -> int:
         return sum(spec.elements for spec in self.tensors.values())
+
+    def require_unchanged(self) -> None:
+        """Raises LoratoolsError where a weight file is not the one any more whose header was read."""
+        require_unchanged(self.marks)
 
     def read(
         self, name: str, rows: slice | None = None, *, into: bytearray | memoryview | None = None

@@ -102,7 +102,7 @@ class _Reading(io.RawIOBase):
             offset += self._at
         elif whence == os.SEEK_END:
             with named(self.name):
-                offset += system.calls.fstat(self._handle).st_size
+                offset += again(system.calls.fstat, self._handle).st_size
         if offset < 0:
             raise ValueError(f"no place in a file: {offset}")
         self._at = offset

@@ -75,6 +75,7 @@ def open_shards(path: Path) -> Weights:
         tuple(file for shard in shards for file in shard.files),
         shards[0].metadata,
         (*(warning for shard in shards for warning in shard.warnings), *_index_warnings(index, tensors)),
+        tuple(mark for shard in shards for mark in shard.marks),
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from blake3 import blake3
 
 from loratools.checkpoints import system
-from loratools.checkpoints.files import close_handle, named, open_handle, reading, write_all
+from loratools.checkpoints.files import again, close_handle, named, open_handle, reading, write_all
 from loratools.checkpoints.jsonfile import parse_object
 from loratools.errors import LoratoolsError
 
@@ -88,7 +88,7 @@ class Journal:
             handle = open_handle(self.path, os.O_WRONLY | system.NO_LINK | flags)
             try:
                 with named(self.path):
-                    write_all(handle, memoryview(data), system.calls.fstat(handle).st_size)
+                    write_all(handle, memoryview(data), again(system.calls.fstat, handle).st_size)
             finally:
                 close_handle(handle)
 

@@ -26,6 +26,9 @@ SILENT_SECONDS = 120.0
 _RECORD_BYTES = 10_000
 _PROC = Path("/proc")
 
+_at_work: set[str] = set()
+"""The folders of this process's own runs: it lives on when one of them failed and could remove nothing."""
+
 
 @dataclass(frozen=True)
 class Process:
@@ -80,6 +83,7 @@ class Liveness:
 
     def begin(self) -> None:
         """Raises OSError."""
+        _at_work.add(self.path.parent.name)
         write_bytes(self.path, sealed({"process": asdict(Process.this())}))
 
     def end(self) -> None:
@@ -110,6 +114,8 @@ class Liveness:
         process = self.process()
         if process is not None and process.ended:
             return False
+        if process == Process.this():
+            return self.path.parent.name in _at_work
         runs = None if process is None else process.runs
         if runs is not None:
             return runs
@@ -129,7 +135,9 @@ class Heart:
         self._thread.start()
 
     def stop(self) -> None:
+        """Ends the beats; the run is no longer at work."""
         self._over.set()
+        _at_work.discard(self._liveness.path.parent.name)
 
     def _beat(self) -> None:
         while not self._over.wait(BEAT_SECONDS):

@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from typing import TypeAlias
 
 from loratools.checkpoints import system
 from loratools.checkpoints.disk import disk_errors
-from loratools.checkpoints.files import close_handle, open_handle, write_all
+from loratools.checkpoints.files import again, close_handle, open_handle, write_all
 from loratools.checkpoints.flushing import allocate
 from loratools.checkpoints.safetensors import BITS, DTYPES, HEADER_BYTES
 from loratools.errors import LoratoolsError
@@ -110,7 +111,12 @@ class PartWriter:
         self.path = path
         with disk_errors(path, "open"):
             self._handle = open_handle(path, os.O_RDWR | system.NO_LINK)
-            self._size = system.calls.fstat(self._handle).st_size
+            try:
+                self._size = again(system.calls.fstat, self._handle).st_size
+            except BaseException:
+                with suppress(OSError):  # the first error is the one to tell
+                    close_handle(self._handle)
+                raise
 
     def write(self, offset: int, data: Buffer) -> None:
         """Writes all of `data` at `offset`, in bytes from the start of the file."""

@@ -11,7 +11,7 @@ import zlib
 from types import TracebackType
 
 from loratools.checkpoints import system
-from loratools.checkpoints.files import close_handle, open_handle, read_into
+from loratools.checkpoints.files import again, close_handle, open_handle, read_into
 from loratools.checkpoints.spec import ITEM_BYTES, RawTensor, Storage, TensorSpec
 from loratools.checkpoints.strided import StridedLayout
 from loratools.errors import LoratoolsError
@@ -88,7 +88,7 @@ class TensorReader:
 
     def _check_crc(self, storage: Storage) -> None:
         try:
-            status = system.calls.fstat(self._handle)
+            status = again(system.calls.fstat, self._handle)
         except OSError as error:
             raise self._error(f"cannot read: {error.strerror}") from error
         key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, storage.offset)

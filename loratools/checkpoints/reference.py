@@ -152,4 +152,5 @@ def _open(reference: str, located: Located, revision: str | None) -> Checkpoint:
         metadata=weights.metadata,
         revision=revision,
         warnings=(*located.warnings, *weights.warnings),
+        marks=weights.marks,
     )

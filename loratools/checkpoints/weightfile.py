@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loratools.checkpoints.claims import regular_file
 from loratools.checkpoints.files import read_bytes
 from loratools.checkpoints.safetensors import looks_like_safetensors, read_header
 from loratools.checkpoints.spec import TensorSpec
+from loratools.checkpoints.unchanged import FileMark
 from loratools.errors import LoratoolsError
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
@@ -25,6 +26,8 @@ class Weights:
     files: tuple[Path, ...]
     metadata: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    marks: tuple[FileMark, ...] = ()
+    """The files as they were before they were opened."""
 
 
 def _open_safetensors(path: Path) -> Weights:
@@ -72,19 +75,24 @@ def open_weights(path: Path) -> Weights:
     Raises:
         LoratoolsError: the file is no regular file, is empty, or is neither, or breaks its format's rules.
     """
-    if regular_file(path).st_size == 0:
+    status = regular_file(path)
+    if status.st_size == 0:
         raise LoratoolsError("an empty file", file=path, hint="copy or download it again")
     try:
         start = read_bytes(path, 32)
     except OSError as error:
         raise LoratoolsError(f"cannot read: {error.strerror}", file=path) from error
+    return replace(_opener(start, path)(path), marks=(FileMark.of(path, status),))
+
+
+def _opener(start: bytes, path: Path) -> Callable[[Path], Weights]:
     if looks_like_safetensors(start):  # before the magics: a header's length may begin with a pickle's byte
-        return _open_safetensors(path)
+        return _open_safetensors
     for magic, opener in _MAGIC:
         if start.startswith(magic):
-            return opener(path)
+            return opener
     if path.suffix == ".safetensors":
-        return _open_safetensors(path)
+        return _open_safetensors
     raise LoratoolsError(
         "neither a safetensors file nor a torch zip", file=path, hint="name a weight file, or its folder"
     )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from importlib import import_module
-from types import FrameType
 
 import click
 
 from loratools.cli import later
-from loratools.cli.failures import Terminated, abandon_stdout, failure
+from loratools.cli.failures import Late, abandon_stdout, failure
 
 VERBS = {
     "extract": "Take the low-rank adapter out of a full fine-tune.",
@@ -51,6 +49,10 @@ class Verbs(click.Group):
             sys.stdout.flush()
         except click.exceptions.Exit:  # of --help: not an error
             raise
+        except Late as late:  # nothing was interrupted but the telling of it
+            click.echo(f"Warning: {late}", err=True)
+            abandon_stdout()
+            return None
         except BrokenPipeError:  # whoever read our output has had enough; the work itself is done
             abandon_stdout()
             return None
@@ -125,14 +127,3 @@ def application(context: click.Context) -> None:
     """Offline operations on model checkpoints: extract LoRA adapters, merge and unmerge them, look inside."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
-
-
-def main() -> None:
-    """The entry point: runs the command line of this process and exits with its code."""
-    signal.signal(signal.SIGTERM, _terminate)
-    application.main(prog_name="loratools")
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: clean-up is under way
-    raise Terminated

@@ -10,11 +10,16 @@ from typing import IO, Any
 
 import click
 
+from loratools.cli.process import Terminated
 from loratools.errors import LoratoolsError, UsageError, advice
 
 
-class Terminated(BaseException):
-    """SIGTERM came. Not an Exception, so that nothing but clean-up stops it on its way out."""
+class Late(BaseException):
+    """An interruption that came when the output had been published: no failure."""
+
+    @classmethod
+    def of(cls, output: str | os.PathLike[str]) -> Late:
+        return cls(f"interrupted when {output} was already published: it is whole")
 
 
 class Failure(click.ClickException):

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from loratools.cli.failures import Late
 from loratools.cli.options import Invocation
+from loratools.cli.process import Terminated
 from loratools.engine.progress import Progress
 from loratools.errors import printable
 
@@ -25,19 +27,33 @@ ENDLESS = 100_000
 
 
 def show(report: Report, invocation: Invocation) -> None:
-    """Prints the report as the shared options ask for it."""
+    """Prints the report as the shared options ask for it.
+
+    An interruption now leaves the output as it is, and is `Late`.
+    """
+    try:
+        _print(report, invocation)
+    except (KeyboardInterrupt, Terminated) as error:
+        if report.output is None or report.dry_run:
+            raise
+        raise Late.of(report.output) from error
+
+
+def _print(report: Report, invocation: Invocation) -> None:
     for warning in report.warnings:
         click.echo(f"Warning: {printable(warning)}", err=True)
     if invocation.as_json:
         click.echo(as_json(report.to_json()))
     elif not invocation.quiet:
-        from loratools.reports.columns import least_width
+        from loratools.reports.columns import least_width, lines
         from loratools.reports.tables import pages
 
         out = console()
         width = out.width
         with out.capture() as drawn:  # rich would end the process where a reader has gone away
             for page in pages(report, full=invocation.verbose or not out.is_terminal):
+                if not (out.is_terminal or isinstance(page, str)):
+                    page = lines(page) or page
                 fits = isinstance(page, str) or least_width(page) <= width
                 out.width = width if fits else ENDLESS  # the terminal wraps whole rows then
                 out.print(page, soft_wrap=isinstance(page, str))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
+from loratools.cli.failures import Late
 from loratools.cli.options import Invocation
+from loratools.cli.process import Terminated
 from loratools.errors import UsageError
 from loratools.operations.bare import ADAPTER, BASE, TUNED, Target, bare_run
 from loratools.operations.references import SortedReferences, sort_references
@@ -15,13 +17,29 @@ from loratools.operations.references import SortedReferences, sort_references
 
 @contextmanager
 def destination(verb: str, invocation: Invocation, *, bare: bool) -> Iterator[Target]:
-    """Where `verb` writes: `-o`, or a bare run's place in the current folder."""
+    """Where `verb` writes: `-o`, or a bare run's place in the current folder.
+
+    An interruption inside of the `with` that comes after the output was published becomes `Late`.
+    """
+    found: AbstractContextManager[Target]
     if bare and invocation.output is None:
-        with bare_run(verb, force=invocation.force, dry_run=invocation.dry_run) as target:
-            yield target
+        found = bare_run(verb, force=invocation.force, dry_run=invocation.dry_run)
     else:
         named = invocation.target()
-        yield Target(None if named is None else Path(named), invocation.force)
+        found = nullcontext(Target(None if named is None else Path(named), invocation.force))
+    with found as target, _published_is_done(target):
+        yield target
+
+
+@contextmanager
+def _published_is_done(target: Target) -> Iterator[None]:
+    before = target.identity()
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as error:
+        if target.path is None or target.identity() in (None, before):
+            raise
+        raise Late.of(target.path) from error
 
 
 def pair(references: Sequence[str]) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from loratools import sample
 from loratools.checkpoints import provenance, system
 from loratools.checkpoints.disk import disk_errors
-from loratools.checkpoints.files import again, has_name, read_bytes, write_text
+from loratools.checkpoints.files import again, has_name, read_bytes, status, write_text
 from loratools.checkpoints.reference import SAMPLE
 from loratools.checkpoints.trees import remove
 from loratools.errors import LoratoolsError
@@ -42,6 +42,14 @@ class Target:
 
     path: Path | None
     force: bool
+
+    def identity(self) -> tuple[int, int] | None:
+        """What stands there now, as the file system tells it from all else; None where nothing does."""
+        try:
+            found = None if self.path is None else status(self.path, follow=False)
+        except OSError:
+            return None
+        return None if found is None else (found.st_dev, found.st_ino)
 
 
 @contextmanager

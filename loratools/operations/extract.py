@@ -183,6 +183,8 @@ def run_extract(
             version=_version(),
             notes=warnings,
         )
+        for opened in (plan.pair.base, plan.pair.tuned):
+            opened.require_unchanged()
         left = publication.publish()
     return Report(
         command="extract",

@@ -32,6 +32,7 @@ from loratools.checkpoints.parts import stored_bytes
 from loratools.checkpoints.provenance import InputRecord, Provenance, fingerprint_of
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
+from loratools.checkpoints.unchanged import changed
 from loratools.operations.extract_findings import Findings
 from loratools.operations.extract_job import Roots
 from loratools.operations.extract_plan import ExtractPlan
@@ -66,6 +67,7 @@ def assemble(
     factors = list(_factors(workspace, plan, findings))
     rest = list(_rest(plan, findings))
     tensors = write_weights(folder, [*factors, *rest])
+    _require_same(findings, roots, tensors)
     write_config(folder, _config(plan, findings))
     if vocabulary(plan, findings) is not None:
         _copy_tokenizer(plan.pair.tuned.folder, folder)
@@ -123,6 +125,18 @@ def _rest(plan: ExtractPlan, findings: Findings) -> Iterator[AdapterTensor]:
         shape = (len(rows), *spec.shape[1:])
         yield AdapterTensor(key_of_rows(module), spec.dtype, shape, StoredRows(spec, rows))
     yield from _biases(plan, findings)
+
+
+def _require_same(findings: Findings, roots: Roots, written: Mapping[str, str]) -> None:
+    """What is saved whole is read a second time here, and must be what it was found to differ in.
+
+    Raises:
+        LoratoolsError: tuned was written meanwhile.
+    """
+    for tensors in findings.holdings.saved.values():
+        for name, spec in tensors.items():
+            if written[key_of_parameter(name)] != roots[Side.TUNED, spec.name]:
+                raise changed(spec.file, spec.name)
 
 
 def _biases(plan: ExtractPlan, findings: Findings) -> Iterator[AdapterTensor]:

@@ -19,7 +19,7 @@ from loratools.operations.other_base import BaseCheck
 from loratools.operations.references import Reference, as_list
 from loratools.operations.rewrite import run_rewrite, source_roots
 from loratools.operations.rewrite_layout import Outgoing
-from loratools.operations.rewrite_record import hash_tensors, kinds, scaling
+from loratools.operations.rewrite_record import hash_tensors, kinds, require_same, scaling
 from loratools.operations.streaming import TensorFigures
 from loratools.operations.undo.keeper import UndoKeeper
 from loratools.reports.report import MergedModule, Report
@@ -112,6 +112,8 @@ def run_merge(
             check.see(source.name, figures.source_root)
 
     def record(figures: Mapping[str, TensorFigures]) -> Provenance:
+        for one, known in zip(plan.inputs.adapters, adapter_roots, strict=True):
+            require_same(one.opened, known)
         roots = source_roots(plan.tensors, figures)
         return merge_record(plan.inputs, plan.asked, plan.tensors, figures, roots, adapter_roots)
 

@@ -25,9 +25,9 @@ def planned_coverage(
     """
     outgoing = list(tensors)
     rows = [_checkpoint_row(role, tensor, verb) for tensor in outgoing if tensor.name in inputs.checkpoint]
-    users = _users(outgoing)
+    users, unmatched = _users(outgoing), frozenset(binding.unmatched)
     for label, adapter in zip(inputs.labels(), inputs.adapters, strict=True):
-        rows += _adapter_rows(label, adapter, users, binding, inputs.checkpoint)
+        rows += _adapter_rows(label, adapter, users, unmatched, binding.idle, inputs.checkpoint)
     return Coverage.of(rows)
 
 
@@ -60,43 +60,45 @@ def _checkpoint_row(role: str, tensor: Outgoing, verb: str) -> CoverageRow:
     return CoverageRow(role, tensor.name, action, reason, tensor.source.bytes)
 
 
-def _users(tensors: Iterable[Outgoing]) -> dict[str, list[Outgoing]]:
-    """Which tensors use an adapter's key."""
-    users: dict[str, list[Outgoing]] = {}
+def _users(tensors: Iterable[Outgoing]) -> dict[str, dict[str, None]]:
+    """Names of the tensors that use an adapter's key, each once, in order."""
+    users: dict[str, dict[str, None]] = {}
     for tensor in tensors:
         for update in tensor.updates:
             for key in update.sources:
-                users.setdefault(key, []).append(tensor)
+                users.setdefault(key, {})[tensor.name] = None
     return users
 
 
 def _adapter_rows(
     label: str,
     adapter: WeightedAdapter,
-    users: Mapping[str, list[Outgoing]],
-    binding: Binding,
+    users: Mapping[str, Mapping[str, None]],
+    unmatched: frozenset[tuple[str, str]],
+    idle: Mapping[tuple[str, str], str],
     checkpoint: Checkpoint,
 ) -> Iterator[CoverageRow]:
     for key, spec in adapter.opened.items():
-        action, reason = _adapter_fate(key, adapter, users, binding, checkpoint)
+        action, reason = _adapter_fate(key, adapter, users, unmatched, idle, checkpoint)
         yield CoverageRow(label, key, action, reason, spec.bytes)
 
 
 def _adapter_fate(
     key: str,
     adapter: WeightedAdapter,
-    users: Mapping[str, list[Outgoing]],
-    binding: Binding,
+    users: Mapping[str, Mapping[str, None]],
+    unmatched: frozenset[tuple[str, str]],
+    idle: Mapping[tuple[str, str], str],
     checkpoint: Checkpoint,
 ) -> tuple[Action, str]:
     if key in adapter.adapter.ignored:
         return Action.DROPPED, adapter.adapter.ignored[key]
-    if (adapter.adapter.name, key) in binding.unmatched:
+    if (adapter.adapter.name, key) in unmatched:
         return Action.DROPPED, "finds no tensor in the checkpoint"
-    idle = binding.idle.get((adapter.adapter.name, key))
-    if idle is not None:
-        return Action.UNCHANGED, idle
-    targets = list(dict.fromkeys(tensor.name for tensor in users.get(key, ())))
+    why = idle.get((adapter.adapter.name, key))
+    if why is not None:
+        return Action.UNCHANGED, why
+    targets = users.get(key)
     if not targets:
         raise ValueError(f"{key} of {adapter.name} was bound to nothing, and nobody says why")
     action = Action.APPLIED if any(name in checkpoint for name in targets) else Action.ADDED

@@ -48,6 +48,12 @@ class MergeInputs:
         """What must not be written to."""
         return (self.checkpoint.root, *(one.opened.root for one in self.adapters))
 
+    def require_unchanged(self) -> None:
+        """Raises LoratoolsError where a weight file was written since it was opened."""
+        self.checkpoint.require_unchanged()
+        for one in self.adapters:
+            one.opened.require_unchanged()
+
     def labels(self) -> list[str]:
         """What coverage calls the adapters: `adapter`, or `adapter 1`, `adapter 2`, ..."""
         if len(self.adapters) == 1:

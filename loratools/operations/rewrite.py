@@ -86,6 +86,7 @@ def run_rewrite(
         else:
             _write_texts(plan, provenance, publication.folder)
         notes = () if last is None else last(publication.folder, figures)
+        plan.inputs.require_unchanged()
         warnings = (*notes, *publication.publish())
     return Rewritten(figures, (*_nonfinite(figures), *warnings), taken)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from loratools.adapters.update import Update
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.provenance import HEADER_KEY, InputRecord, Provenance, fingerprint_of
 from loratools.checkpoints.spec import TensorSpec
+from loratools.checkpoints.unchanged import changed
 from loratools.operations.rewrite_layout import Outgoing
 from loratools.operations.streaming import Source, TensorFigures
 
 _WIDEST_ROOT = "0" * 64
 _WIDEST_FLOAT = -1.7976931348623157e308
 _WIDEST_COUNT = 2**63
+_FEW = 3
+"""Updates of one kind in a row that are named one by one."""
 
 
 def input_name(checkpoint: Checkpoint) -> str:
@@ -42,6 +46,17 @@ def input_record(role: str, checkpoint: Checkpoint, roots: Mapping[str, str]) ->
 def hash_tensors(checkpoint: Checkpoint) -> dict[str, str]:
     """The root of every tensor, by reading all of it: for adapters, which are small."""
     return {name: tensor_root(checkpoint[name]) for name in checkpoint}
+
+
+def require_same(checkpoint: Checkpoint, known: Mapping[str, str]) -> None:
+    """Reads all of it again: what was hashed before it was used must have been what was used.
+
+    Raises:
+        LoratoolsError: a tensor does not have the root it is known by.
+    """
+    for name, root in hash_tensors(checkpoint).items():
+        if known[name] != root:
+            raise changed(checkpoint[name].file, name)
 
 
 def changed_rows(
@@ -65,8 +80,15 @@ def changed_rows(
 
 
 def kinds(updates: Iterable[Update]) -> str:
-    """The kinds of a tensor's updates, in their order: `lora`, `lora+rows`; `copy` where there are none."""
-    return "+".join(update.kind for update in updates) or "copy"
+    """The kinds of a tensor's updates, in their order: `lora`, `lora+rows`; `copy` where there are none.
+
+    A thousand adapters are `1000 lora`.
+    """
+    told: list[str] = []
+    for kind, run in groupby(update.kind for update in updates):
+        count = len(list(run))
+        told += [kind] * count if count <= _FEW else [f"{count} {kind}"]
+    return "+".join(told) or "copy"
 
 
 def scaling(updates: Iterable[Update]) -> float | None:

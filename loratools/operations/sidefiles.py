@@ -12,6 +12,9 @@ from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import is_file, is_folder, is_link, read_bytes, real, size
 from loratools.checkpoints.trees import walk
 
+_NAMED = 20
+"""Files that a line names; `--json` has all."""
+
 
 @dataclass(frozen=True)
 class LeftBehind:
@@ -42,7 +45,12 @@ class SideFiles:
         for one in self.left_behind:
             if one.reason != RENEWED:
                 reasons.setdefault(one.reason, []).append(one.path)
-        return [f"left behind ({reason}): {', '.join(paths)}" for reason, paths in sorted(reasons.items())]
+        return [f"left behind ({reason}): {_some(paths)}" for reason, paths in sorted(reasons.items())]
+
+
+def _some(paths: list[str]) -> str:
+    more = f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else ""
+    return ", ".join(paths[:_NAMED]) + more
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,30 @@ def table(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Ta
     return drawn
 
 
+def lines(drawn: Table) -> str | None:
+    """The table as rich draws it where there is room for it and no colour: text, in a tenth of the time.
+
+    None where cells are more than text, or something else than `table` drew it.
+    """
+    columns = [[str(column.header), *map(str, column.cells)] for column in drawn.columns]
+    plain = all(isinstance(cell, str) for column in drawn.columns for cell in column.cells)
+    if not plain or drawn.padding != (0, GAP, 0, 0):
+        return None
+    filled = [_filled(cells, column.justify) for cells, column in zip(columns, drawn.columns, strict=True)]
+    title = [] if drawn.title is None else [str(drawn.title)]
+    return "\n".join([*title, *((" " * GAP).join(row) for row in zip(*filled, strict=True))])
+
+
+def _filled(cells: Sequence[str], justify: str) -> list[str]:
+    """The cells with blanks before or behind, to one width."""
+    lengths = [len(cell) if cell.isascii() else cell_len(cell) for cell in cells]
+    width = max(lengths)
+    blanks = (" " * (width - length) for length in lengths)
+    if justify == "right":
+        return [blank + cell for cell, blank in zip(cells, blanks, strict=True)]
+    return [cell + blank for cell, blank in zip(cells, blanks, strict=True)]
+
+
 def heading(title: str) -> Text:
     """A table's title, in one line however narrow the table is."""
     return Text(title, style="bold", no_wrap=True, overflow="ignore")

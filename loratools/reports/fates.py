@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from rich.table import Table
 
@@ -43,9 +44,9 @@ class Fate:
 
 def counts(coverage: Coverage) -> Iterator[str]:
     """One line for each input: `tuned: 28 factored, 10 saved, 1 unchanged`."""
-    for name in dict.fromkeys(row.input for row in coverage):
-        rows = Coverage(tuple(row for row in coverage if row.input == name))
-        told = ", ".join(f"{count} {action.value}" for action, count in rows.counts().items())
+    for name, rows in groupby(coverage, key=lambda row: row.input):
+        of_input = Coverage(tuple(rows))
+        told = ", ".join(f"{count} {action.value}" for action, count in of_input.counts().items())
         yield f"{name}: {told}"
 
 

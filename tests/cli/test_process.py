@@ -31,7 +31,67 @@ def stopping(self, *words, **options):
             time.sleep(0.05)
 
 LocalEngine.run = stopping
-from loratools.cli.app import main
+from loratools.cli.process import main
+main()
+"""
+
+# The real command, interrupted while it is imported.
+EARLY = """
+import signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            signal.raise_signal(signal.{number})
+
+sys.meta_path.insert(0, Finder())
+from loratools.cli.process import main
+main()
+"""
+
+# A signal in the middle of an import of torch, which C++ code would not survive.
+IN_TORCH = """
+import sys, time, types
+from importlib.machinery import ModuleSpec
+from loratools.cli import process
+
+class Torch:
+    def find_spec(self, name, path=None, target=None):
+        return ModuleSpec(name, self) if name == "torch" else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        exec("import signal\\nsignal.raise_signal(signal.{number})\\nprint('imported')", module.__dict__)
+
+def run():
+    import torch
+    while True:
+        time.sleep(0.01)
+
+sys.meta_path.insert(0, Torch())
+process._run = run
+process.main()
+"""
+
+# The real command, and then what Python would still answer to signals.
+AFTERWARDS = """
+import signal, sys
+from loratools.cli.process import main
+try:
+    main()
+except SystemExit as done:
+    print(done.code, *(signal.getsignal(number).name for number in (signal.SIGINT, signal.SIGTERM)))
+"""
+
+# The real command, interrupted when its output stands and only its report is to be told.
+LATE = """
+import os, signal
+from loratools.cli import render
+
+render._print = lambda *words: os.kill(os.getpid(), signal.{number})
+from loratools.cli.process import main
 main()
 """
 
@@ -85,6 +145,60 @@ def test_a_signal_leaves_nothing_behind(
     assert process.returncode == code
     assert errors == f"Error: {says}; an unfinished output is never published\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def run_script(code: str, *line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *line],
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        preexec_fn=as_in_a_terminal,
+    )
+
+
+@posix
+@pytest.mark.parametrize(
+    ("number", "code", "says"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")]
+)
+def test_a_signal_during_the_first_imports_is_one_line(
+    number: str, code: int, says: str, tmp_path: Path
+) -> None:
+    done = run_script(EARLY.format(number=number), "inspect", cwd=tmp_path)
+    assert done.stderr == f"Error: {says}; an unfinished output is never published\n"
+    assert done.returncode == code
+
+
+@posix
+@pytest.mark.parametrize(
+    ("number", "code", "says"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")]
+)
+def test_a_signal_waits_until_torch_is_imported(number: str, code: int, says: str, tmp_path: Path) -> None:
+    done = run_script(IN_TORCH.format(number=number), cwd=tmp_path)
+    assert done.stdout == "imported\n"
+    assert done.stderr == f"Error: {says}; an unfinished output is never published\n"
+    assert done.returncode == code
+
+
+@posix
+@pytest.mark.parametrize(
+    ("line", "code"), [(["inspect", "--quiet"], 0), (["inspect", "nowhere"], 1), (["inspekt"], 2)]
+)
+def test_signals_no_longer_count_once_all_is_done(line: list[str], code: int, tmp_path: Path) -> None:
+    done = run_script(AFTERWARDS, *line, cwd=tmp_path)
+    assert done.stdout == f"{code} SIG_IGN SIG_IGN\n"
+
+
+@posix
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_after_publication_is_no_failure(number: str, tmp_path: Path) -> None:
+    done = run_script(LATE.format(number=number), "merge", "-o", "out", cwd=tmp_path)
+    assert done.stderr == "Warning: interrupted when out was already published: it is whole\n"
+    assert done.returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 @posix
@@ -167,7 +281,7 @@ def test_inspect_is_quick_enough_to_be_asked_in_passing(tmp_path: Path) -> None:
 @posix
 def test_the_sigterm_handler_is_only_set_for_the_process_of_the_command() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    from loratools.cli import app
+    from loratools.cli import process
 
-    assert callable(app.main)
+    assert callable(process.main)
     assert signal.getsignal(signal.SIGTERM) is before

@@ -12,6 +12,7 @@ from rich.console import Console
 from loratools.engine.coverage import Action, Coverage, CoverageRow
 from loratools.engine.plan import Plan
 from loratools.reports import words
+from loratools.reports.columns import Column, lines, table
 from loratools.reports.modules import MANY, families
 from loratools.reports.report import (
     ExtractedModule,
@@ -284,3 +285,22 @@ def test_sizes(count: int, text: str) -> None:
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.0, "0 %"), (0.5, "50 %"), (2.1e-5, "0.0021 %")])
 def test_shares(value: float | None, text: str) -> None:
     assert words.share(value) == text
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [[("a", "1"), ("b" * 30, "22"), ("", "")], [("漢字", "1"), ("x\x1b", "é")], []],
+    ids=["plain", "wide-and-escaped", "no-rows"],
+)
+@pytest.mark.parametrize("title", ["", "A title, longer than what stands below it, as titles are"])
+def test_lines_are_what_rich_draws_where_there_is_room(cells: list[tuple[str, str]], title: str) -> None:
+    columns = (
+        Column[tuple[str, str]]("name", lambda row: row[0], text=True),
+        Column[tuple[str, str]]("figure", lambda row: row[1]),
+        Column[tuple[str, str]]("why", lambda row: row[0] * 2, text=True),
+    )
+    drawn = table(title, columns, cells)
+    console = Console(file=io.StringIO(), width=100_000, markup=False, highlight=False, emoji=False)
+    console.print(drawn)
+    assert isinstance(console.file, io.StringIO)
+    assert lines(drawn) == console.file.getvalue().removesuffix("\n")

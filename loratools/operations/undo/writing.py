@@ -248,6 +248,7 @@ def _files(base: Checkpoint, folder: Path, output: Path, pieces: _Pieces) -> dic
         if not same:
             with disk_errors(path, "read"):
                 pieces.add(f"file/{relative}", read_bytes(path))
+            root = pieces.roots[f"file/{relative}"]  # of what was kept, should it be another by now
         listed[relative] = {"root": root, "kept": not same}
     return listed
 
