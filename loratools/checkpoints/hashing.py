@@ -8,11 +8,16 @@ dtypes, shapes and roots. `blake3` frees the interpreter's lock and hashes on th
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from blake3 import blake3
 
+from loratools.checkpoints.disk import disk_errors
+
 BLOCK_BYTES = 8 * 2**20
 """Size of the blocks under a root; fixed, since it is part of what a root means."""
+
+_PIECE_BYTES = 2**20
 
 
 class TensorHasher:
@@ -41,6 +46,23 @@ class TensorHasher:
         """The root of what was given so far, as 64 hexadecimal digits."""
         tail = self._block.digest() if self._filled or not self._digests else b""
         return blake3(bytes(self._digests) + tail).hexdigest()
+
+
+def root_of(data: bytes | bytearray | memoryview) -> str:
+    """The root of some bytes, as if they were a tensor's."""
+    hasher = TensorHasher()
+    hasher.update(data)
+    return hasher.root()
+
+
+def file_root(path: Path) -> str:
+    """The root of all bytes of a file, read in pieces. Raises LoratoolsError where it cannot be read."""
+    hasher = TensorHasher()
+    buffer = memoryview(bytearray(_PIECE_BYTES))
+    with disk_errors(path, "read"), path.open("rb", buffering=0) as file:
+        while got := file.readinto(buffer):
+            hasher.update(buffer[:got])
+    return hasher.root()
 
 
 def fingerprint(tensors: Iterable[tuple[str, str, tuple[int, ...], str]]) -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from loratools.adapters.card import FILE as CARD
 from loratools.adapters.card import Card, write_card
 from loratools.adapters.layers import Layer
 from loratools.adapters.peft_write import (
+    CONFIG,
     WEIGHTS,
     AdapterTensor,
     LoraConfig,
@@ -28,7 +30,7 @@ from loratools.adapters.peft_write import (
     write_weights,
 )
 from loratools.checkpoints.parts import stored_bytes
-from loratools.checkpoints.provenance import InputRecord, Provenance, fingerprint_of
+from loratools.checkpoints.provenance import InputRecord, Provenance, config_root, fingerprint_of
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
 from loratools.operations.extract_findings import Findings
@@ -66,8 +68,8 @@ def assemble(
     rest = list(_rest(plan, findings))
     tensors = write_weights(folder, [*factors, *rest])
     write_config(folder, _config(plan, findings))
-    if vocabulary(plan, findings) is not None:
-        _copy_tokenizer(plan.pair.tuned.folder, folder)
+    grown = vocabulary(plan, findings) is not None
+    tokenizer = _copy_tokenizer(plan.pair.tuned.folder, folder) if grown else []
     assembled = Assembled(
         parameters=sum(_elements(tensor.shape) for tensor in (*factors, *rest)),
         bytes=(folder / WEIGHTS).stat().st_size,
@@ -81,7 +83,7 @@ def assemble(
         inputs=tuple(_record(plan, side, roots) for side in Side),
         tensors=tensors,
         modules=tuple(_module_record(row) for row in modules),
-    ).write(folder)
+    ).covering(folder, weights=[WEIGHTS], files=[CONFIG, CARD, *tokenizer]).write(folder)
     return assembled
 
 
@@ -215,6 +217,7 @@ def _record(plan: ExtractPlan, side: Side, roots: Roots) -> InputRecord:
         format=checkpoint.format,
         fingerprint=fingerprint_of(checkpoint.tensors.values(), own),
         tensors=own,
+        config=config_root(checkpoint),
     )
 
 
@@ -225,11 +228,12 @@ def _module_record(row: ExtractedModule) -> Mapping[str, object]:
     return record
 
 
-def _copy_tokenizer(source: Path, folder: Path) -> None:
-    """Tuned's tokenizer comes along where it has tokens that the base's does not."""
-    for name in sorted(TOKENIZER_FILES):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
+def _copy_tokenizer(source: Path, folder: Path) -> list[str]:
+    """Tuned's tokenizer comes along where it has tokens that the base's does not; the files' names."""
+    found = [name for name in sorted(TOKENIZER_FILES) if (source / name).is_file()]
+    for name in found:
+        shutil.copyfile(source / name, folder / name)
+    return found
 
 
 def _elements(shape: tuple[int, ...]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.parts import SafetensorsLayout, write_at
 from loratools.checkpoints.provenance import FILE, Provenance
 from loratools.checkpoints.publication import Publication
+from loratools.checkpoints.seal import sealed
 from loratools.engine.local import LocalEngine
 from loratools.errors import LoratoolsError
 from loratools.operations.rewrite_layout import Outgoing, index_of
@@ -20,6 +21,7 @@ from loratools.operations.rewrite_plan import RewritePlan
 from loratools.operations.rewrite_record import padded_header
 from loratools.operations.sidefiles import SideFiles
 from loratools.operations.streaming import TensorFigures
+from loratools.operations.undo.record import records_in
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ def run_rewrite(
     Args:
         watch: is shown each tensor's figures as they come, and may refuse by raising LoratoolsError.
         record: makes the provenance of all figures, by tensor.
-        last: writes what is written when all else is there, into the unpublished folder; gives warnings.
+        last: writes what is written when all but the provenance is there, into the unpublished folder; gives
+            warnings.
 
     Raises:
         LoratoolsError: the disk or a job refused; nothing is published then.
@@ -60,11 +63,9 @@ def run_rewrite(
             watch(result)
             figures[job.name] = result
         provenance = record(figures)
-        if plan.one_file:
-            _write_header(plan, provenance, publication.folder)
-        else:
-            _write_texts(plan, provenance, publication.folder)
+        texts = _write_texts(plan, publication.folder)
         notes = () if last is None else last(publication.folder, figures)
+        _write_provenance(plan, provenance, texts, publication.folder)
         warnings = (*notes, *publication.publish())
     return Rewritten(figures, (*_nonfinite(figures), *warnings))
 
@@ -92,21 +93,37 @@ def _copy_side_files(side: SideFiles, folder: Path) -> None:
             shutil.copyfileobj(source, copy, 1 << 20)
 
 
-def _write_texts(plan: RewritePlan[Any], provenance: Provenance, folder: Path) -> None:
+def _write_texts(plan: RewritePlan[Any], folder: Path) -> list[str]:
+    """Writes what stands beside the weights; gives the paths."""
+    if plan.one_file:
+        return []
     if plan.kept is not None:
         for relative, data in plan.kept.items():
             with disk_errors(folder / relative):
                 (folder / relative).parent.mkdir(parents=True, exist_ok=True)
                 (folder / relative).write_bytes(data)
-        if FILE not in plan.kept:
-            provenance.write(folder)
-        return
-    index = index_of(plan.shards)
-    if index is not None:
-        _write_json(folder / index[0], index[1])
+        return list(plan.kept)
+    texts: dict[str, Mapping[str, object]] = dict(filter(None, [index_of(plan.shards)]))
     if plan.config is not None:
-        _write_json(folder / "config.json", plan.config)
-    provenance.write(folder)
+        texts["config.json"] = plan.config
+    for name, content in texts.items():
+        _write_json(folder / name, content)
+    return list(texts)
+
+
+def _write_provenance(
+    plan: RewritePlan[Any], provenance: Provenance, texts: Sequence[str], folder: Path
+) -> None:
+    """Writes it where it belongs, with the hashes of everything else; nothing where the base's own is kept."""
+    if plan.one_file:
+        _write_header(plan, provenance, folder)
+    elif FILE not in texts:
+        records = [path.relative_to(folder).as_posix() for path in records_in(folder)]
+        provenance.covering(
+            folder,
+            weights=[*(shard.file for shard in plan.shards), *records],
+            files=({*plan.side.copied, *texts} - {*records}),
+        ).write(folder)
 
 
 def json_text(content: Mapping[str, object]) -> str:
@@ -127,7 +144,7 @@ def _write_header(plan: RewritePlan[Any], provenance: Provenance, folder: Path) 
     final = SafetensorsLayout.of(entries, metadata)
     if final.places != shard.layout.places:
         raise ValueError("the header does not fit into the room that was left for it")
-    write_at(folder / shard.file, 0, final.header)
+    write_at(folder / shard.file, 0, sealed(final.header))
 
 
 def _nonfinite(figures: Mapping[str, TensorFigures]) -> list[str]:

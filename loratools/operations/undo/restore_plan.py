@@ -112,7 +112,11 @@ def restore_record(
     return Provenance(
         command="unmerge",
         version=__version__,
-        options={"exact": True, "merges": len(plan.asked.records)},
+        options={
+            "exact": True,
+            "merges": len(plan.asked.records),
+            "allow_modified": plan.asked.allow_modified,
+        },
         inputs=(input_record("merged", plan.inputs.checkpoint, merged_roots),),
         tensors={name: figures[name].root for name in sorted(figures)},
     )
