@@ -12,6 +12,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from loratools.checkpoints.claims import regular_file
 from loratools.checkpoints.disk import disk_errors
 
 BLOCK_BYTES = 8 * 2**20
@@ -56,7 +57,12 @@ def root_of(data: bytes | bytearray | memoryview) -> str:
 
 
 def file_root(path: Path) -> str:
-    """The root of all bytes of a file, read in pieces. Raises LoratoolsError where it cannot be read."""
+    """The root of all bytes of a file, read in pieces.
+
+    Raises:
+        LoratoolsError: it cannot be read, or is no regular file.
+    """
+    regular_file(path)
     hasher = TensorHasher()
     buffer = memoryview(bytearray(_PIECE_BYTES))
     with disk_errors(path, "read"), path.open("rb", buffering=0) as file:

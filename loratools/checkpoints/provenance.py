@@ -66,7 +66,8 @@ class Provenance:
     verb's rows (rank, residual, bytes of each module). Everything in `options` and `modules` is plain JSON:
     finite numbers, strings, booleans, None, lists and dicts with string keys. `headers` are the roots of what
     stands before the data in safetensors files, `files` those of other files whole, by their paths below the
-    output's folder; together with `tensors` and the seal they cover every byte of an output.
+    output's folder; together with `tensors` and the seal they cover every byte of an output. `seal` is that of
+    a record that was read, where it has one; it is made anew whenever a record is written.
     """
 
     command: str
@@ -77,6 +78,7 @@ class Provenance:
     modules: tuple[Mapping[str, Any], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    seal: str | None = field(default=None, compare=False)
 
     def covering(self, folder: Path, *, weights: Iterable[str], files: Iterable[str]) -> Provenance:
         """The record with the hashes of what lies in `folder`: headers of safetensors files, other files.
@@ -145,6 +147,7 @@ class Provenance:
             modules=tuple(_finite(_dict(item, "a module")) for item in _list(top, "modules")),
             headers=_roots(top, "headers") if "headers" in top else {},
             files=_roots(top, "files") if "files" in top else {},
+            seal=None if top.get(KEY) is None else _root(top[KEY], "the seal"),
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from loratools.checkpoints.claims import regular_file
 from loratools.checkpoints.safetensors import looks_like_safetensors, read_header
 from loratools.checkpoints.spec import TensorSpec
-from loratools.errors import LoratoolsError
+from loratools.errors import LoratoolsError, UnsupportedError
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 """What weight files are called, best first."""
@@ -40,7 +40,7 @@ def _open_torch(path: Path) -> Weights:
 
 def _refuse(what: str, hint: str) -> Callable[[Path], Weights]:
     def refuse(path: Path) -> Weights:
-        raise LoratoolsError(what, file=path, hint=hint)
+        raise UnsupportedError(what, file=path, hint=hint)
 
     return refuse
 
