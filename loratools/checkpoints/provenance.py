@@ -66,8 +66,8 @@ class Provenance:
     verb's rows (rank, residual, bytes of each module). Everything in `options` and `modules` is plain JSON:
     finite numbers, strings, booleans, None, lists and dicts with string keys. `headers` are the roots of what
     stands before the data in safetensors files, `files` those of other files whole, by their paths below the
-    output's folder; together with `tensors` and the seal they cover every byte of an output. `seal` is that of
-    a record that was read, where it has one; it is made anew whenever a record is written.
+    output's folder; together with `tensors` and the seal they cover every byte of an output. `seal` is that
+    of a record that was read, where it has one; it is made anew whenever a record is written.
     """
 
     command: str
@@ -244,9 +244,7 @@ def _root(value: object, what: str) -> str:
 
 
 def _roots(record: dict[str, Any], key: str = "tensors") -> dict[str, str]:
-    return {
-        name: _root(value, f"the hash of {name}") for name, value in _dict(record.get(key), key).items()
-    }
+    return {name: _root(value, f"the hash of {name}") for name, value in _dict(record.get(key), key).items()}
 
 
 def _input(item: object) -> InputRecord:

@@ -28,8 +28,8 @@ def holds(data: bytes, seal: str) -> bool:
 _BESIDE = f'\n  "{KEY}": "%s"'
 _IN_HEADER = f'\\"{KEY}\\":\\"%s\\"'
 """How a seal stands in a file of its own, and in a header, whose JSON holds the record as a string. The first
-cannot stand inside of a string, which has no line breaks; the second could, as part of a tensor's odd name: it
-is then replaced there too, on writing as on reading."""
+cannot stand inside of a string, which has no line breaks; the second could, as part of a tensor's odd name:
+it is then replaced there too, on writing as on reading."""
 
 
 def _with(data: bytes, old: str, new: str) -> bytes:

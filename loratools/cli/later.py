@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from loratools.errors import UsageError
 
-VERBS = frozenset({"convert", "resize", "combine", "verify", "clean"})
+VERBS = frozenset({"convert", "resize", "combine", "clean"})
 
 _EVERYWHERE = frozenset(
     {"--device", "--max-memory", "--cluster", "--resume", "--plot", "--html"},
@@ -19,6 +19,7 @@ OPTIONS: dict[str, frozenset[str]] = {
     "unmerge": _EVERYWHERE,
     "analyze": _EVERYWHERE - {"--plot"},
     "report": _EVERYWHERE - {"--plot"},
+    "verify": _EVERYWHERE | {"--for", "--seed"},
     "inspect": _EVERYWHERE,
     "demo": _EVERYWHERE,
 }

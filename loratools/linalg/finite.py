@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 __all__ = ["NonFinite"]
 
-_INFINITY = {
+_INFINITY: dict[str, np.unsignedinteger[Any]] = {
     "float64": np.uint64(0x7FF0000000000000),
     "float32": np.uint32(0x7F800000),
     "float16": np.uint16(0x7C00),

@@ -114,7 +114,7 @@ def _write_texts(plan: RewritePlan[Any], folder: Path) -> list[str]:
 def _write_provenance(
     plan: RewritePlan[Any], provenance: Provenance, texts: Sequence[str], folder: Path
 ) -> None:
-    """Writes it where it belongs, with the hashes of everything else; nothing where the base's own is kept."""
+    """Writes it where it belongs, with the hashes of all else; nothing where the base's own is kept."""
     if plan.one_file:
         _write_header(plan, provenance, folder)
     elif FILE not in texts:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import loratools
 from loratools.engine.coverage import Action, Coverage, CoverageRow
@@ -23,6 +24,7 @@ from loratools.operations.verification.integrity import Integrity, integrity_of
 from loratools.operations.verification.subjects import WEIGHTS, Subject, open_subjects
 from loratools.operations.verification.tensors import PIECE_BYTES, TensorJob
 from loratools.reports.report import Report
+from loratools.reports.verdict import verdict
 from loratools.reports.verification import Check
 
 __all__ = ["verify"]
@@ -101,13 +103,14 @@ def _plan(subjects: tuple[Subject, ...], comparison: Comparison | None, workers:
     distances = None if comparison is None else comparison.distances
     reading = tuple(job for subject in subjects for job in subject.jobs)
     measuring = () if distances is None else distances.jobs
-    size = sum(job.bytes for job in (*reading, *measuring))
+    jobs: tuple[TensorJob | DistanceJob, ...] = (*reading, *measuring)
+    size = sum(job.bytes for job in jobs)
     updates = [update.memory(job.tuned) for job in measuring for update in job.updates]
     held = sorted((job.memory for job in measuring), reverse=True)[:workers]
     return VerifyPlan(
         command="verify",
         output=None,
-        jobs=(*reading, *measuring),
+        jobs=jobs,
         coverage=Coverage.of(_pending(subjects) if distances is None else distances.coverage),
         read_bytes=size,
         write_bytes=0,
@@ -128,7 +131,8 @@ def _run(
 ) -> Report:
     seen = [facts for _, facts in engine.run("verify", plan.reading, Path(), torch=False)]
     integrity = integrity_of(plan.subjects, list(zip(plan.reading, seen, strict=True)))
-    coverage, checks, details = Coverage.of(_checked(integrity)), integrity.checks, {}
+    coverage, checks = Coverage.of(_checked(integrity)), integrity.checks
+    details: dict[str, Any] = {}
     if plan.comparison is not None:
         found = compare(plan.comparison, options, engine, sound=integrity.sound)
         coverage, checks, details = plan.coverage, (*checks, *found.checks), found.details()
@@ -141,7 +145,12 @@ def _run(
         warnings=tuple(dict.fromkeys(plan.warnings)),
         seconds=time.perf_counter() - started,
         peak_bytes=memory.peak_bytes,
-        details={"references": integrity.references, "checks": checks, **details},
+        details={
+            "verdict": verdict(integrity.references, checks, details.get("distance"), details.get("outputs")),
+            "references": integrity.references,
+            "checks": checks,
+            **details,
+        },
         ok=ok,
     )
 
@@ -149,7 +158,9 @@ def _run(
 def _pending(subjects: tuple[Subject, ...]) -> Iterator[CoverageRow]:
     for subject in subjects:
         for name, spec in () if subject.opened is None else subject.opened.items():
-            yield CoverageRow(subject.reference, name, Action.PENDING, "its values are to be read", spec.bytes)
+            yield CoverageRow(
+                subject.reference, name, Action.PENDING, "its values are to be read", spec.bytes
+            )
 
 
 def _checked(integrity: Integrity) -> Iterator[CoverageRow]:
@@ -160,6 +171,6 @@ def _checked(integrity: Integrity) -> Iterator[CoverageRow]:
             wrong.setdefault((check.reference, check.tensor), check)
     for job, _ in integrity.read:
         if job.part == WEIGHTS:
-            check = wrong.get((job.reference, job.name))
-            reason = "read whole" if check is None else f"{check.check}: {check.detail}"
+            bad = wrong.get((job.reference, job.name))
+            reason = "read whole" if bad is None else f"{bad.check}: {bad.detail}"
             yield CoverageRow(job.reference, job.name, Action.CHECKED, reason, job.bytes)

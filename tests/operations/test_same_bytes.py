@@ -16,9 +16,7 @@ from loratools import extract, merge, unmerge
 def contents(output: Path) -> dict[str, bytes]:
     if output.is_file():
         return {"": output.read_bytes()}
-    return {
-        str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()
-    }
+    return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
 
 
 def inputs(folder: Path) -> Path:

@@ -92,7 +92,11 @@ def _weights(label: str, whole: Distance, outputs: Outputs | None) -> Check:
     """Whether the weights come nearer; where outputs were measured and do, no more than a remark."""
     if whole.remaining is None:
         worse = whole.distance_adapted > 0
-        told = "tuned is base, and the adapter changes it" if worse else "tuned is base, and so is base + adapter"
+        told = (
+            "tuned is base, and the adapter changes it"
+            if worse
+            else "tuned is base, and so is base + adapter"
+        )
         return Check(label, "weights", not worse, told)
     share = f"{100 * whole.remaining:.3g} % of the distance from base to tuned is left"
     if whole.distance_adapted < whole.distance_base:
@@ -109,10 +113,13 @@ def _said(label: str, outputs: Outputs | None, least: float | None) -> Iterator[
     if outputs.kind is OutputKind.CAUSAL:
         told = f"KL(tuned || model) is {adapted.kl:.4g} nats a token, {base.kl:.4g} without the adapter"
     else:
-        told = f"1 - cosine to tuned's hidden states is {adapted.distance:.4g}, {base.distance:.4g} without it"
+        told = (
+            f"1 - cosine to tuned's hidden states is {adapted.distance:.4g}, {base.distance:.4g} without it"
+        )
     near = better(outputs)
     yield Check(label, "outputs", near, f"{'nearer to tuned' if near else 'worse than no adapter'}: {told}")
     if least is not None:
         ok = adapted.agreement >= least
-        told = f"{100 * adapted.agreement:.4g} % {'reach' if ok else 'are below'} the {100 * least:.4g} % asked for"
+        how = "reach" if ok else "are below"
+        told = f"{100 * adapted.agreement:.4g} % {how} the {100 * least:.4g} % asked for"
         yield Check(label, "agreement", ok, told)

@@ -83,7 +83,9 @@ def comparison_of(subjects: Sequence[Subject], options: VerifyOptions) -> Compar
     assert base is not None and tuned is not None
     weighted = next((subject for subject in checkpoints if subject.weight is not None), None)
     if weighted is not None:
-        raise UsageError("a weight stands on a checkpoint", file=weighted.written, hint="weights are for adapters")
+        raise UsageError(
+            "a weight stands on a checkpoint", file=weighted.written, hint="weights are for adapters"
+        )
     text, notes = _text(base, tuned, options)
     distances, unfit = None, None
     try:
@@ -124,5 +126,7 @@ def _text(
     if find_spec("transformers") is None:
         if options.about_outputs:
             require_transformers()
-        return None, ("outputs were not measured: pip install 'loratools[transformers]' does that on the sample",)
+        return None, (
+            "outputs were not measured: pip install 'loratools[transformers]' does that on the sample",
+        )
     return TextOptions(sample.HELDOUT, options.window, options.batch), ()

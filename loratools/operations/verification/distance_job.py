@@ -67,7 +67,7 @@ class DistanceJob:
                 update.prepare(rows.reader(foundation(self.updates[:place])), self._merged)
             for first, count in blocks(self._span):
                 tuned = self._tuned(goal, first, count)
-                original, block = rows.next(first, count)
+                _, block = rows.next(first, count)
                 before = block.copy()
                 with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is not finite, and told
                     for place, values in enumerate((before, self._adapted(block, first))):

@@ -1,4 +1,4 @@
-"""Which tensors of base, tuned and base + adapter are held against each other; none is passed over in silence."""
+"""Which tensors of base, tuned and base + adapter are held against each other; none is skipped in silence."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ class _Planner:
             self._fate(tensor, Action.DROPPED, reason or "")
             return
         self._compare(name, base, tuned, self._adapted(name, base))
-        how = "compared" if name not in self.incomparable else self.incomparable[name]
-        self._fate(tensor, Action.COMPARED if name not in self.incomparable else Action.DROPPED, how)
+        action = Action.DROPPED if name in self.incomparable else Action.COMPARED
+        self._fate(tensor, action, self.incomparable.get(name, "compared"))
 
     def take_heads_written_apart(self) -> None:
         """Heads that neither file has, since both tie them, and that the adapter changes alone."""

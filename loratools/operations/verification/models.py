@@ -45,7 +45,7 @@ def load_model(folder: Path, kind: OutputKind) -> torch.nn.Module:
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
 
-    loader = AutoModelForCausalLM if kind is OutputKind.CAUSAL else AutoModel
+    loader: Any = AutoModelForCausalLM if kind is OutputKind.CAUSAL else AutoModel
     try:
         model, told = loader.from_pretrained(
             folder,
@@ -60,7 +60,9 @@ def load_model(folder: Path, kind: OutputKind) -> torch.nn.Module:
     if missing or told["mismatched_keys"]:
         first = (missing or [str(sorted(told["mismatched_keys"])[0])])[0]
         raise LoratoolsError(
-            "outputs cannot be measured: transformers would begin weights at random", file=folder, tensor=first
+            "outputs cannot be measured: transformers would begin weights at random",
+            file=folder,
+            tensor=first,
         )
     loaded: torch.nn.Module = model.eval()
     return loaded

@@ -35,7 +35,9 @@ def origin_checks(
         yield from _strangers(subjects[0], subjects[1], provenances, fingerprints)
 
 
-def _between(made: Subject, other: Subject, provenance: Provenance, fingerprint: str | None) -> Iterator[Check]:
+def _between(
+    made: Subject, other: Subject, provenance: Provenance, fingerprint: str | None
+) -> Iterator[Check]:
     record = _input(provenance, fingerprint)
     if record is None:
         return

@@ -65,13 +65,21 @@ def kind_of(checkpoint: Checkpoint) -> OutputKind:
             file=checkpoint.root,
         )
     if checkpoint.config.get("is_encoder_decoder"):
-        raise UnsupportedError("outputs of models with encoder and decoder are not measured", file=checkpoint.root)
+        raise UnsupportedError(
+            "outputs of models with encoder and decoder are not measured", file=checkpoint.root
+        )
     causal = str(named[0]).endswith(("ForCausalLM", "LMHeadModel"))
     return OutputKind.CAUSAL if causal else OutputKind.HIDDEN
 
 
 def measure(
-    base: Checkpoint, tuned: Checkpoint, merged: Path, options: TextOptions, *, threads: int, progress: Progress
+    base: Checkpoint,
+    tuned: Checkpoint,
+    merged: Path,
+    options: TextOptions,
+    *,
+    threads: int,
+    progress: Progress,
 ) -> Outputs:
     """Runs the three models over the text.
 
@@ -130,7 +138,11 @@ class _Tally:
 
     def row(self, model: str) -> ModelOutputs:
         return ModelOutputs(
-            model, self._mean(self.loss), self._mean(self.kl), self._mean(self.distance), self.agreeing / self.tokens
+            model,
+            self._mean(self.loss),
+            self._mean(self.kl),
+            self._mean(self.distance),
+            self.agreeing / self.tokens,
         )
 
     def goal_row(self, model: str) -> ModelOutputs:
@@ -146,8 +158,8 @@ class _Tally:
 class _Causal:
     """Distributions over the next token of two causal language models."""
 
-    goal: torch.nn.Module
-    model: torch.nn.Module
+    goal: Any
+    model: Any
     tokenizer: Any
     window: int
     options: TextOptions
@@ -168,10 +180,10 @@ class _Causal:
         return self.tally
 
     def _batch(self) -> int:
-        """Windows in a batch; the padding after a short one is on the right, which causal models never see."""
+        """Windows in a batch; the padding after a short one is on the right, unseen by causal models."""
         if self.options.batch is not None:
             return self.options.batch
-        vocabulary = max(one.get_output_embeddings().weight.shape[0] for one in (self.goal, self.model))
+        vocabulary: int = self.goal.get_output_embeddings().weight.shape[0]
         return max(1, min(32, _LOGITS // (self.window * vocabulary)))
 
     def _look(self, goal: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
@@ -196,8 +208,8 @@ def _picked(log_probabilities: torch.Tensor, targets: torch.Tensor) -> float:
 class _Hidden:
     """Last hidden states of two models that are no causal language models: one line of the text each."""
 
-    goal: torch.nn.Module
-    model: torch.nn.Module
+    goal: Any
+    model: Any
     tokenizer: Any
     window: int
     options: TextOptions
@@ -213,9 +225,7 @@ class _Hidden:
 
     def _encoded(self, batch: list[str]) -> dict[str, torch.Tensor]:
         """Token ids and mask, (texts, longest); special tokens as the model was trained with."""
-        rows = [
-            self.tokenizer(one, truncation=True, max_length=self.window)["input_ids"] for one in batch
-        ]
+        rows = [self.tokenizer(one, truncation=True, max_length=self.window)["input_ids"] for one in batch]
         filler = self.tokenizer.pad_token_id or 0
         return {
             "tokens": padded(rows, filler),
@@ -229,7 +239,7 @@ class _Hidden:
             one(input_ids=tokens, attention_mask=mask).last_hidden_state.double()[mask.bool()]
             for one in (self.goal, self.model)
         ]
-        cosines = cosine_similarity(*states, dim=-1)
+        cosines = cosine_similarity(states[0], states[1], dim=-1)
         self.tally.tokens += len(cosines)
         self.tally.agreeing += float(cosines.sum())
         self.tally.distance = (self.tally.distance or 0.0) + float((1 - cosines).sum())

@@ -24,12 +24,12 @@ def header_checks(subject: Subject) -> Iterator[Check]:
     """Whether it could be opened: its headers, its index, and sizes against both."""
     if subject.opened is None:
         assert subject.damage is not None
-        yield found(subject, "headers", subject.damage)
+        yield found(subject, "format", subject.damage)
         return
     count = len(subject.opened.shards)
     files = f"{count} files and their index" if count > 1 else subject.opened.shards[0].name
     held = f"{len(subject.opened):,} tensors in {files}: names, shapes, sizes and places agree"
-    yield Check(subject.reference, "headers", True, held)
+    yield Check(subject.reference, "format", True, held)
 
 
 def rule_checks(subject: Subject) -> Iterator[Check]:
@@ -83,10 +83,14 @@ def finite_checks(subject: Subject, reading: Reading) -> Iterator[Check]:
             bad += 1
             told = f"{seen.nonfinite:,} of {spec.elements:,} values are NaN or infinite"
             yield Check(subject.reference, "values", False, told, str(spec.file), name)
-    unknown = [name for name, seen in reading.tensors.items() if seen.error is None and seen.nonfinite is None]
+    unknown = [
+        name for name, seen in reading.tensors.items() if seen.error is None and seen.nonfinite is None
+    ]
     good = len(reading.tensors) - bad - len(unknown)
     if good and not bad:
-        yield Check(subject.reference, "values", True, f"{good:,} tensors were read, and every value is finite")
+        yield Check(
+            subject.reference, "values", True, f"{good:,} tensors were read, and every value is finite"
+        )
     if unknown:
         dtypes = sorted({subject.opened[name].dtype for name in unknown})
         told = f"{len(unknown):,} tensors of {', '.join(dtypes)} were read, but not as numbers"

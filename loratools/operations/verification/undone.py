@@ -18,7 +18,9 @@ __all__ = ["undo_checks"]
 CHECK = "undo record"
 
 
-def undo_checks(subject: Subject, reading: Reading, told: Collection[tuple[str | None, str | None]]) -> Iterator[Check]:
+def undo_checks(
+    subject: Subject, reading: Reading, told: Collection[tuple[str | None, str | None]]
+) -> Iterator[Check]:
     """Holds each record against its own hashes, the last against the weights, and each against the next.
 
     Args:

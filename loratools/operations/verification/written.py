@@ -87,19 +87,25 @@ class _Against:
         return Check(self.subject.reference, check, ok, detail, place, tensor)
 
     def _seal(self) -> Iterator[Check]:
-        made = f"{self.provenance.command} of {_listed(self.provenance)}, by loratools {self.provenance.version}"
+        made = (
+            f"{self.provenance.command} of {_listed(self.provenance)}, by loratools {self.provenance.version}"
+        )
         try:
             place, data = self._carrier()
         except (LoratoolsError, OSError) as error:
             yield self._check("provenance", False, f"it cannot be read: {error}")
             return
         if self.provenance.seal is None:
-            yield self._check("provenance", None, f"{made}; it has no seal, so that its own bytes are not covered")
+            yield self._check(
+                "provenance", None, f"{made}; it has no seal, so that its own bytes are not covered"
+            )
         elif holds(data, self.provenance.seal):
             yield self._check("provenance", True, f"as it was written: {made}")
         else:
             what = "the header" if self._in_header else "the provenance"
-            yield self._check("provenance", False, f"{what} is not what was written: its seal is broken", place)
+            yield self._check(
+                "provenance", False, f"{what} is not what was written: its seal is broken", place
+            )
 
     def _carrier(self) -> tuple[Path, bytes]:
         """Where the provenance stands, and the bytes that its seal covers."""
@@ -116,7 +122,9 @@ class _Against:
             file = self.opened[name].file
             if name not in expected:
                 wrong += 1
-                yield self._check("hashes", False, "a tensor of which the provenance knows nothing", file, name)
+                yield self._check(
+                    "hashes", False, "a tensor of which the provenance knows nothing", file, name
+                )
             elif seen.root != expected[name]:
                 wrong += 1
                 yield self._check("hashes", False, "its values are not those that were written", file, name)
@@ -126,7 +134,9 @@ class _Against:
             yield self._check("hashes", False, told, self.opened.root, name)
         unread = any(seen.error is not None for seen in self.reading.tensors.values())
         if not wrong and not unread:
-            yield self._check("hashes", True, f"{len(self.reading.tensors):,} tensors have the values that were written")
+            yield self._check(
+                "hashes", True, f"{len(self.reading.tensors):,} tensors have the values that were written"
+            )
 
     @property
     def _whole(self) -> bool:
