@@ -138,6 +138,8 @@ class Provenance:
             raise LoratoolsError(
                 f"the provenance has schema {top.get('schema')!r}, not {SCHEMA}", hint="use a newer loratools"
             )
+        if "headers" in top and KEY not in top:  # whoever writes the one writes the other
+            raise LoratoolsError("the provenance cannot be read: it has lost its seal")
         return cls(
             command=_str(top, "command"),
             version=_str(top, "version"),

@@ -17,6 +17,9 @@ from loratools.reports.verification import Check, Distance, ModuleDistance, Outp
 
 __all__ = ["Compared", "compare"]
 
+_SMALL = 50_000_000
+"""Parameters of models that run on one thread: more gain little there, and lose much beside other work."""
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -78,7 +81,7 @@ def _outputs(comparison: Comparison, engine: LocalEngine) -> Outputs | None:
             comparison.tuned,
             merged,
             comparison.text,
-            threads=engine.workers,
+            threads=engine.workers if comparison.base.parameters > _SMALL else 1,
             progress=engine.progress,
         )
 
