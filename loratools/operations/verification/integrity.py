@@ -35,8 +35,9 @@ def integrity_of(subjects: Sequence[Subject], read: Sequence[tuple[TensorJob, Se
     checks: list[Check] = []
     provenances: dict[str, Provenance] = {}
     prints: dict[str, str] = {}
+    readings = _readings(read)
     for subject in subjects:
-        reading = _reading(subject, read)
+        reading = readings.get(subject.reference, Reading({}))
         written = written_checks(subject, reading)
         if written.provenance is not None:
             provenances[subject.reference] = written.provenance
@@ -54,12 +55,16 @@ def integrity_of(subjects: Sequence[Subject], read: Sequence[tuple[TensorJob, Se
     return Integrity(read, tuple(_row(subject, prints) for subject in subjects), tuple(checks))
 
 
-def _reading(subject: Subject, read: Sequence[tuple[TensorJob, Seen]]) -> Reading:
-    mine = [(job, seen) for job, seen in read if job.reference == subject.reference]
-    return Reading(
-        {job.name: seen for job, seen in mine if job.part == WEIGHTS},
-        {(job.part, job.name): seen for job, seen in mine if job.part != WEIGHTS},
-    )
+def _readings(read: Sequence[tuple[TensorJob, Seen]]) -> dict[str, Reading]:
+    """What was read, by reference."""
+    found: dict[str, tuple[dict[str, Seen], dict[tuple[str, str], Seen]]] = {}
+    for job, seen in read:
+        tensors, pieces = found.setdefault(job.reference, ({}, {}))
+        if job.part == WEIGHTS:
+            tensors[job.name] = seen
+        else:
+            pieces[job.part, job.name] = seen
+    return {reference: Reading(*parts) for reference, parts in found.items()}
 
 
 def _fingerprint(subject: Subject, reading: Reading) -> str | None:
