@@ -193,6 +193,14 @@ class TestRows:
         head = rows(verify(self.places(tmp_path)))["lm_head.weight"]
         assert head.distance_base == head.distance_adapted == pytest.approx((3 * 32) ** 0.5, rel=1e-12)
 
+    def test_rows_that_tuned_lacks_count_as_zeros(self, tmp_path: Path) -> None:
+        places = self.places(tmp_path)
+        cut = {**self.base, "lm_head.weight": self.base["lm_head.weight"][:37].clone()}
+        report = verify([places[0], write_decoder(tmp_path / "cut", cut), places[2]])
+        head = rows(report)["lm_head.weight"]
+        gone = norm(self.base["lm_head.weight"][37:])
+        assert head.distance_base == head.distance_adapted == pytest.approx(gone, rel=1e-12)
+
     def test_rows_that_an_adapter_brings_are_its_own(self, tmp_path: Path) -> None:
         names = ("model.embed_tokens", "lm_head")
         saved = {f"{name}.weight": self.grown[f"{name}.weight"] for name in names}
