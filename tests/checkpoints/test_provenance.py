@@ -258,7 +258,7 @@ def test_it_covers_headers_and_files(tmp_path: Path) -> None:
         RECORD.covering(tmp_path, weights=[], files=["absent"])
 
 
-def test_a_seal_breaks_with_any_bit(tmp_path: Path) -> None:
+def test_a_seal_breaks_with_any_bit() -> None:
     text = RECORD.to_text().encode()
     seal = json.loads(text)["seal"]
     assert holds(text, seal) and seal != "0" * 64
@@ -266,12 +266,11 @@ def test_a_seal_breaks_with_any_bit(tmp_path: Path) -> None:
         for bit in range(8):
             flipped = bytearray(text)
             flipped[place] ^= 1 << bit
-            (tmp_path / FILE).write_bytes(flipped)
             try:
-                read = read_provenance(tmp_path)
+                read = Provenance.of_json(jsonfile.parse_object(bytes(flipped), Path(FILE)))
             except LoratoolsError:
                 continue
-            assert read is not None and read.seal is not None
+            assert read.seal is not None
             assert not holds(bytes(flipped), read.seal), (place, bit)
 
 
