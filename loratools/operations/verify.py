@@ -134,7 +134,7 @@ def _run(
     coverage, checks = Coverage.of(_checked(integrity)), integrity.checks
     details: dict[str, Any] = {}
     if plan.comparison is not None:
-        found = compare(plan.comparison, options, engine, sound=integrity.sound)
+        found = compare(plan.comparison, options, engine, integrity)
         coverage, checks, details = plan.coverage, (*checks, *found.checks), found.details()
     ok = all(check.ok is not False for check in checks)
     return Report(

@@ -86,7 +86,7 @@ class ModelOutputs:
 @dataclass(frozen=True, slots=True)
 class Outputs:
     """Outputs on a text, of base, base + adapter and tuned, in this order. `tokens` were compared, in windows
-    of `window`."""
+    of `window`; where vocabularies differ, over the tokens that both models have."""
 
     kind: OutputKind
     text: str

@@ -253,6 +253,23 @@ class TestRefusals:
         with pytest.raises(LoratoolsError, match="cannot open"):
             verify([*pair, sample.path("lora-r4")], text=tmp_path / "absent")
 
+    def test_a_window_that_is_too_long(self, pair: tuple[Path, Path], held_out: Path) -> None:
+        with pytest.raises(UsageError, match="more than the model's 128 positions"):
+            verify([*pair, sample.path("lora-r4")], text=held_out, window=129)
+
+    def test_a_tokenizer_of_another_model(
+        self, pair: tuple[Path, Path], held_out: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(pair[0], tmp_path / "base")
+        file = tmp_path / "base" / "tokenizer.json"
+        tokenizer = json.loads(file.read_text())
+        vocabulary = tokenizer["model"]["vocab"]
+        vocabulary["zzz"], vocabulary["e"] = vocabulary["e"], 5000
+        file.write_text(json.dumps(tokenizer))
+        with pytest.raises(LoratoolsError, match="cannot take the text") as error:
+            verify([tmp_path / "base", pair[1], sample.path("lora-r4")], text=held_out)
+        assert "\n" not in str(error.value)
+
     def test_weight_files_alone_have_no_outputs(self, pair: tuple[Path, Path], held_out: Path) -> None:
         files = [folder / "model.safetensors" for folder in pair]
         with pytest.raises(LoratoolsError, match="transformers needs a folder"):

@@ -12,6 +12,7 @@ from loratools.engine.local import LocalEngine
 from loratools.operations.merge import merge
 from loratools.operations.verification.comparison import Comparison, VerifyOptions
 from loratools.operations.verification.distances import Distances, distance_rows, total
+from loratools.operations.verification.integrity import Integrity
 from loratools.operations.verification.outputs import better, measure
 from loratools.reports.verification import Check, Distance, ModuleDistance, OutputKind, Outputs
 
@@ -35,11 +36,10 @@ class Compared:
         return {"distance": self.distance, "distances": self.distances, "outputs": self.outputs}
 
 
-def compare(comparison: Comparison, options: VerifyOptions, engine: LocalEngine, *, sound: bool) -> Compared:
-    """Measures what can be measured.
-
-    Args:
-        sound: whether nothing was found wrong with any of the references: what is damaged is not compared.
+def compare(
+    comparison: Comparison, options: VerifyOptions, engine: LocalEngine, integrity: Integrity
+) -> Compared:
+    """Measures what can be measured; what is damaged is not compared.
 
     Raises:
         LoratoolsError: outputs cannot be measured.
@@ -50,12 +50,13 @@ def compare(comparison: Comparison, options: VerifyOptions, engine: LocalEngine,
         told = "it cannot be compared" if error is None else error.message
         place, tensor = (None, None) if error is None else (error.file, error.tensor)
         return Compared((Check(label, "fit", False, told, place, tensor),))
-    if not sound:
+    if not integrity.sound:
         return Compared((Check(label, "weights", None, "not compared, since what is wrong would spoil it"),))
     rows = _measured(comparison.distances, engine)
     whole = total(rows)
     outputs = _outputs(comparison, engine)
     checks = (
+        *_turned_round(comparison, integrity),
         *_incomparable(label, comparison.distances),
         _weights(label, whole, outputs),
         *_said(label, outputs, options.min_agreement),
@@ -86,6 +87,17 @@ def _outputs(comparison: Comparison, engine: LocalEngine) -> Outputs | None:
         )
 
 
+def _turned_round(comparison: Comparison, integrity: Integrity) -> Iterator[Check]:
+    """Adapters whose provenance says that what was named as tuned is their base."""
+    base, tuned = (integrity.fingerprints.get(one.reference) for one in (comparison.base, comparison.tuned))
+    for adapter in comparison.adapters:
+        provenance = integrity.provenances.get(adapter.reference)
+        roles = {} if provenance is None else {one.role: one.fingerprint for one in provenance.inputs}
+        if base != tuned and roles.get("base") == tuned:
+            told = f"{comparison.tuned.reference} is its base: name that first, and its fine-tune second"
+            yield Check(adapter.reference, "made from", False, told)
+
+
 def _incomparable(label: str, distances: Distances) -> Iterator[Check]:
     for name, reason in distances.incomparable.items():
         yield Check(label, "comparable", False, reason, tensor=name)
@@ -102,6 +114,8 @@ def _weights(label: str, whole: Distance, outputs: Outputs | None) -> Check:
         )
         return Check(label, "weights", not worse, told)
     share = f"{100 * whole.remaining:.3g} % of the distance from base to tuned is left"
+    if whole.farther:
+        share += f", and {whole.farther} of {whole.tensors} tensors lie farther off than without it"
     if whole.distance_adapted < whole.distance_base:
         return Check(label, "weights", True, f"nearer to tuned: {share}")
     if outputs is not None and better(outputs):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loratools.checkpoints.provenance import Provenance, fingerprint_of
@@ -24,6 +24,8 @@ class Integrity:
     read: Sequence[tuple[TensorJob, Seen]]
     references: tuple[Verified, ...]
     checks: tuple[Check, ...]
+    provenances: Mapping[str, Provenance]
+    fingerprints: Mapping[str, str]
 
     @property
     def sound(self) -> bool:
@@ -52,7 +54,8 @@ def integrity_of(subjects: Sequence[Subject], read: Sequence[tuple[TensorJob, Se
         told = {(check.file, check.tensor) for check in own if check.ok is False}
         checks += (*own, *undo_checks(subject, reading, told))
     checks += origin_checks(subjects, provenances, prints)
-    return Integrity(read, tuple(_row(subject, prints) for subject in subjects), tuple(checks))
+    rows = tuple(_row(subject, prints) for subject in subjects)
+    return Integrity(read, rows, tuple(checks), provenances, prints)
 
 
 def _readings(read: Sequence[tuple[TensorJob, Seen]]) -> dict[str, Reading]:

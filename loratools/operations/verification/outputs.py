@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.engine.progress import Progress
-from loratools.errors import LoratoolsError, UnsupportedError
+from loratools.errors import LoratoolsError, UnsupportedError, UsageError
 from loratools.operations.measuring import measuring
 from loratools.operations.verification.models import load_model, load_tokenizer
 from loratools.operations.verification.text import IGNORED, batches, documents, lines, padded, windows
@@ -94,7 +94,7 @@ def measure(
     kind = kind_of(tuned)
     with measuring(threads):
         tokenizer = load_tokenizer(base, tuned)
-        window = options.window or _window(tuned, tokenizer)
+        window = _window(tuned, tokenizer, options.window)
         run = _Causal if kind is OutputKind.CAUSAL else _Hidden
         progress.start("outputs", 2, 2 * options.path.stat().st_size)
         goal = load_model(tuned.folder, kind)
@@ -102,7 +102,7 @@ def measure(
         try:
             for name, folder in (("base", base.folder), (ADAPTED, merged)):
                 comparison = run(goal, load_model(folder, kind), tokenizer, window, options)
-                tallies.append(comparison.run())
+                tallies.append(_told(comparison, name))
                 progress.advance(name, options.path.stat().st_size)
         finally:
             progress.finish()
@@ -118,11 +118,35 @@ def measure(
     )
 
 
-def _window(checkpoint: Checkpoint, tokenizer: Any) -> int:
-    """512 tokens, or as many as the model has positions."""
+def _window(checkpoint: Checkpoint, tokenizer: Any, asked: int | None) -> int:
+    """512 tokens, or as many as the model has positions.
+
+    Raises:
+        UsageError: more were asked for.
+    """
     known = [checkpoint.config.get(key) for key in ("max_position_embeddings", "n_positions")]
-    most = [value for value in (*known, tokenizer.model_max_length) if isinstance(value, int) and value > 0]
-    return min(_WINDOW, *most)
+    positions = [value for value in known if isinstance(value, int) and value > 0]
+    if asked is not None and asked > min(positions, default=asked):
+        raise UsageError(f"a window of {asked} is more than the model's {min(positions)} positions")
+    most = tokenizer.model_max_length
+    return asked or min(_WINDOW, *positions, *([most] if isinstance(most, int) and most > 0 else []))
+
+
+def _told(comparison: _Causal | _Hidden, name: str) -> _Tally:
+    """What running two models tells.
+
+    Raises:
+        LoratoolsError: a model cannot take the text, as where the tokenizer is another one's.
+    """
+    try:
+        return comparison.run()
+    except (IndexError, RuntimeError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise LoratoolsError(
+            f"{name} cannot take the text: {told}",
+            file=comparison.options.path,
+            hint="is the tokenizer beside the base the model's own?",
+        ) from error
 
 
 @dataclass

@@ -108,7 +108,21 @@ def test_an_extracted_adapter_is_nearer_and_its_negative_is_worse(tmp_path: Path
     worse = verify([*places, f"{tmp_path / 'adapter'}=-1"])
     assert not worse.ok and check(worse, "weights").ok is False
     assert worse.details["distance"].farther == 10
+    assert "10 of 15 tensors lie farther off than without it" in check(worse, "weights").detail
     assert worse.details["verdict"].startswith(f"{tmp_path / 'adapter'}=-1 is worse than no adapter: ")
+
+
+def test_base_and_tuned_in_the_other_order_are_found(tmp_path: Path) -> None:
+    base = decoder(layers=1)
+    places = [
+        write_decoder(tmp_path / "base", base),
+        write_decoder(tmp_path / "tuned", moved(base)),
+    ]
+    extract(*places, tmp_path / "adapter", rank=4, rest="drop")
+    report = verify([*reversed(places), tmp_path / "adapter"])
+    told = [one.detail for one in report.details["checks"] if one.ok is False]
+    assert any(f"{places[0]} is its base: name that first" in detail for detail in told)
+    assert "name that first" in report.details["verdict"]
 
 
 def test_full_rank_leaves_rounding(tmp_path: Path) -> None:
