@@ -42,7 +42,7 @@ def test_what_was_written_holds(name: str, outputs: Path) -> None:
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_a_flipped_bit_is_found_and_named(name: str, outputs: Path) -> None:
     """Bits from everywhere; the whole campaign is fixtures/flipped_bits.py."""
-    flips = list(spread(outputs / name, 80, seed=len(name)))
+    flips = list(spread(outputs / name, 60, seed=len(name)))
     assert any(flip.tensor for flip in flips) and any(flip.tensor is None for flip in flips)
     assert [flip for flip in flips if not found_by_verify(outputs / name, flip)] == []
 
