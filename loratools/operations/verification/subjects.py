@@ -93,9 +93,9 @@ def _open(written: str) -> Subject:
     try:
         opened = open_checkpoint(reference)
     except LoratoolsError as error:
-        path = Path(reference)
-        beyond = isinstance(error, UnsupportedError) and not (path / FILE).exists()
-        if beyond or isinstance(error, UsageError) or not os.path.lexists(path):
+        beyond = isinstance(error, UnsupportedError) and not (Path(reference) / FILE).exists()
+        there = any(os.path.lexists(place) for place in (reference, error.file) if place)
+        if beyond or isinstance(error, UsageError) or not there:
             raise
         return Subject(written, reference, weight, None, damage=error)
     records, damage = _records(opened)
