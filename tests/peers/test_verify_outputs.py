@@ -5,9 +5,11 @@ base + adapter is PEFT's own forward here, which merges nothing.
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +109,24 @@ def test_batches_do_not_change_what_is_measured(
     for name, row in second.items():
         assert row.loss == pytest.approx(first[name].loss, rel=1e-6)
         assert row.kl == pytest.approx(first[name].kl, rel=1e-5, abs=1e-7)
+
+
+def test_two_models_are_in_memory_at_a_time(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, loaded = outputs.load_model, []
+
+    def load(folder: Path, kind: OutputKind) -> torch.nn.Module:
+        gc.collect()
+        assert sum(model() is not None for model in loaded) <= 1
+        model = real(folder, kind)
+        loaded.append(weakref.ref(model))
+        return model
+
+    (tmp_path / "text").write_text("A few words.")
+    monkeypatch.setattr(outputs, "load_model", load)
+    verify([*pair, sample.path("lora-r4")], text=tmp_path / "text")
+    assert len(loaded) == 3
 
 
 @pytest.mark.parametrize(("least", "ok"), [(0.3, True), (0.99, False)])

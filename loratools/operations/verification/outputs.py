@@ -88,8 +88,8 @@ def measure(
         threads: of torch.
 
     Raises:
-        LoratoolsError: a model or the text cannot be read, the text has no two tokens, or the models'
-            vocabularies have nothing in common.
+        UsageError: a window that the model has no positions for.
+        LoratoolsError: a model or the text cannot be read, do not go together, or the text has no two tokens.
     """
     kind = kind_of(tuned)
     with measuring(threads):
@@ -101,8 +101,8 @@ def measure(
         tallies = []
         try:
             for name, folder in (("base", base.folder), (ADAPTED, merged)):
-                comparison = run(goal, load_model(folder, kind), tokenizer, window, options)
-                tallies.append(_told(comparison, name))
+                # Not kept under a name: the one model goes before the next is loaded.
+                tallies.append(_told(run(goal, load_model(folder, kind), tokenizer, window, options), name))
                 progress.advance(name, options.path.stat().st_size)
         finally:
             progress.finish()
