@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from loratools.operations.merge import merge
     from loratools.operations.report import report
     from loratools.operations.unmerge import unmerge
+    from loratools.operations.verify import verify
     from loratools.reports.report import Report
 
     __version__: str
@@ -43,6 +44,7 @@ __all__ = [
     "open_checkpoint",
     "report",
     "unmerge",
+    "verify",
 ]
 
 _HOMES = {
@@ -59,6 +61,7 @@ _HOMES = {
     "open_checkpoint": "loratools.checkpoints.reference",
     "report": "loratools.operations.report",
     "unmerge": "loratools.operations.unmerge",
+    "verify": "loratools.operations.verify",
 }
 
 if not TYPE_CHECKING:  # a type checker sees the imports above, and so still finds misspelt names

@@ -55,6 +55,10 @@ class UsageError(LoratoolsError):
         super().__init__(message, file=file, tensor=tensor, hint=hint, exit_code=2)
 
 
+class UnsupportedError(LoratoolsError):
+    """Nothing is wrong with what was given, but this version cannot do it: a format or a variant by name."""
+
+
 def printable(text: str) -> str:
     """`text` with control characters escaped: a hostile name breaks neither the line nor the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -87,6 +87,7 @@ STARTS = {
     "unmerge": help_page("unmerge", "--help"),
     "analyze": help_page("analyze", "--help"),
     "report": help_page("report", "--help"),
+    "verify": help_page("verify", "--help"),
     "inspect": help_page("inspect", "--help"),
     "clean": help_page("clean", "--help"),
     "demo": help_page("demo", "--help"),

@@ -23,7 +23,7 @@ from loratools.adapters.update import Update
 from loratools.adapters.values import Values
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.spec import TensorSpec
-from loratools.errors import LoratoolsError
+from loratools.errors import LoratoolsError, UnsupportedError
 
 
 @dataclass
@@ -173,7 +173,7 @@ class _Reader:
                 hint="set use_dora in adapter_config.json as it was for the training",
             )
         if len(magnitude.shape) != 1:
-            raise LoratoolsError(
+            raise UnsupportedError(
                 f"magnitudes of {magnitude.shape} belong to a convolution, which cannot be merged yet",
                 file=magnitude.file,
                 tensor=magnitude.name,
@@ -182,7 +182,7 @@ class _Reader:
 
     def _check_pair(self, name: str, A: TensorSpec, B: TensorSpec) -> None:
         if len(A.shape) != 2 or len(B.shape) != 2:
-            raise LoratoolsError(
+            raise UnsupportedError(
                 f"factors of {B.shape} and {A.shape} belong to a convolution, which cannot be merged yet",
                 file=A.file,
                 tensor=A.name,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from loratools.adapters.peft_matching import ROOT
-from loratools.errors import LoratoolsError
+from loratools.errors import UnsupportedError
 
 
 class Part(str, Enum):
@@ -74,7 +74,7 @@ def parse_key(name: str) -> Key:
     """Takes a key apart.
 
     Raises:
-        LoratoolsError: it belongs to a variant that is not known here, or is no key at all.
+        UnsupportedError: it belongs to a variant that is not known here, or is no key at all.
     """
     bare = name.removeprefix(ROOT)
     for pattern, part in _GRAMMAR:
@@ -83,7 +83,7 @@ def parse_key(name: str) -> Key:
             return Key(name, match["module"], part, match.groupdict().get("leaf") or "weight")
     match = _PARAMETER.fullmatch(bare)
     if match is None or _FOREIGN.search(bare):
-        raise LoratoolsError(
+        raise UnsupportedError(
             f"the key {name} belongs to no kind of LoRA layer that is known here",
             tensor=name,
             hint="several targets on one module, MultiheadAttention and other methods are not built in yet",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from loratools.errors import LoratoolsError
+from loratools.errors import UnsupportedError
 
 _LATER = "merge it with PEFT's merge_and_unload, or wait for a release that knows it"
 
@@ -19,10 +19,10 @@ class Refusal:
     hint: str = _LATER
     even_if_empty: bool = False
 
-    def error(self, file: str | os.PathLike[str] | None, setting: str | None = None) -> LoratoolsError:
+    def error(self, file: str | os.PathLike[str] | None, setting: str | None = None) -> UnsupportedError:
         """What to raise; `setting` is the part of the config that asks for it."""
         where = f" ({setting})" if setting else ""
-        return LoratoolsError(
+        return UnsupportedError(
             f"{self.what}{where} cannot be merged: {self.reason}", file=file, hint=self.hint
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from loratools.checkpoints.checkpoint import Checkpoint, Kind
 from loratools.checkpoints.spec import ITEM_BYTES
-from loratools.errors import LoratoolsError
+from loratools.errors import LoratoolsError, UnsupportedError
 
 _UNQUANTISED = "use the unquantised checkpoint it was made from"
 _FROM_DEEPSPEED = "run the zero_to_fp32.py that lies beside it and use its output"
@@ -59,7 +59,9 @@ def refuse_framework(path: Path, names: list[str]) -> None:
     for framework in _FRAMEWORKS:
         found = next((name for name in sorted(names) if framework.names.fullmatch(name)), None)
         if found is not None:
-            raise LoratoolsError(f"{framework.what} ({found}) cannot be read", file=path, hint=framework.hint)
+            raise UnsupportedError(
+                f"{framework.what} ({found}) cannot be read", file=path, hint=framework.hint
+            )
 
 
 @dataclass(frozen=True)

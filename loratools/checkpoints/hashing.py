@@ -8,8 +8,13 @@ dtypes, shapes and roots. `blake3` frees the interpreter's lock and hashes on th
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from blake3 import blake3
+
+from loratools.checkpoints.claims import regular_file
+from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.files import pieces
 
 BLOCK_BYTES = 8 * 2**20
 """Size of the blocks under a root; fixed, since it is part of what a root means."""
@@ -41,6 +46,27 @@ class TensorHasher:
         """The root of what was given so far, as 64 hexadecimal digits."""
         tail = self._block.digest() if self._filled or not self._digests else b""
         return blake3(bytes(self._digests) + tail).hexdigest()
+
+
+def root_of(data: bytes | bytearray | memoryview) -> str:
+    """The root of some bytes, as if they were a tensor's."""
+    hasher = TensorHasher()
+    hasher.update(data)
+    return hasher.root()
+
+
+def file_root(path: Path) -> str:
+    """The root of all bytes of a file, read in pieces.
+
+    Raises:
+        LoratoolsError: it cannot be read, or is no regular file.
+    """
+    regular_file(path)
+    hasher = TensorHasher()
+    with disk_errors(path, "read"):
+        for piece in pieces(path):
+            hasher.update(piece)
+    return hasher.root()
 
 
 def fingerprint(tensors: Iterable[tuple[str, str, tuple[int, ...], str]]) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from loratools.checkpoints.checkpoint import Checkpoint, Kind
 from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import has_name, is_folder, read_bytes, write_text
-from loratools.checkpoints.hashing import fingerprint
+from loratools.checkpoints.folder import ADAPTER_CONFIG, MODEL_CONFIG
+from loratools.checkpoints.hashing import file_root, fingerprint, root_of
 from loratools.checkpoints.jsonfile import parse_object, read_json
-from loratools.checkpoints.safetensors import looks_like_safetensors, read_header
+from loratools.checkpoints.safetensors import looks_like_safetensors, read_header, read_start
+from loratools.checkpoints.seal import BLANK, KEY, sealed
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
 
@@ -34,13 +37,15 @@ _ROOT = re.compile(r"[0-9a-f]{64}")
 @dataclass(frozen=True)
 class InputRecord:
     """One input: its `role` (`base`, `tuned`, `adapter`, ...), base name or hub id, format, the fingerprint
-    of its contents, and the BLAKE3 block root of each tensor that was read."""
+    of its contents, and the BLAKE3 block root of each tensor that was read, and of its config, if it has
+    one: an adapter's alpha stands there and nowhere else."""
 
     role: str
     name: str
     format: str
     fingerprint: str
     tensors: Mapping[str, str]
+    config: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -49,6 +54,7 @@ class InputRecord:
             "format": self.format,
             "fingerprint": self.fingerprint,
             "tensors": dict(self.tensors),
+            "config": self.config,
         }
 
 
@@ -58,7 +64,10 @@ class Provenance:
 
     `options` are those that change the result, `tensors` the roots of the output's own tensors, `modules` the
     verb's rows (rank, residual, bytes of each module). Everything in `options` and `modules` is plain JSON:
-    finite numbers, strings, booleans, None, lists and dicts with string keys.
+    finite numbers, strings, booleans, None, lists and dicts with string keys. `headers` are the roots of what
+    stands before the data in safetensors files, `files` those of other files whole, by their paths below the
+    output's folder; together with `tensors` and the seal they cover every byte of an output. `seal` is that
+    of a record that was read, where it has one; it is made anew whenever a record is written.
     """
 
     command: str
@@ -67,9 +76,24 @@ class Provenance:
     inputs: tuple[InputRecord, ...]
     tensors: Mapping[str, str]
     modules: tuple[Mapping[str, Any], ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
+    seal: str | None = field(default=None, compare=False)
+
+    def covering(self, folder: Path, *, weights: Iterable[str], files: Iterable[str]) -> Provenance:
+        """The record with the hashes of what lies in `folder`: headers of safetensors files, other files.
+
+        Raises:
+            LoratoolsError: one of them cannot be read.
+        """
+        return replace(
+            self,
+            headers={name: root_of(read_start(folder / name)) for name in sorted(weights)},
+            files={name: file_root(folder / name) for name in sorted(files)},
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """The record as a plain object, with a `schema` number."""
+        """The record as a plain object, with a `schema` number and a blank seal."""
         return {
             "schema": SCHEMA,
             "command": self.command,
@@ -78,14 +102,21 @@ class Provenance:
             "inputs": [record.to_json() for record in self.inputs],
             "tensors": dict(self.tensors),
             "modules": [dict(module) for module in self.modules],
+            "headers": dict(self.headers),
+            "files": dict(self.files),
+            KEY: BLANK,
         }
 
     def to_text(self) -> str:
-        """The record as it is written: keys sorted, two spaces, a line at the end."""
-        return json.dumps(self.to_json(), sort_keys=True, indent=2, allow_nan=False) + "\n"
+        """The record as it is written: keys sorted, two spaces, a line at the end; sealed."""
+        text = json.dumps(self.to_json(), sort_keys=True, indent=2, allow_nan=False) + "\n"
+        return sealed(text.encode()).decode()
 
     def to_header(self) -> dict[str, str]:
-        """The record as a safetensors header's metadata: one key, in the shortest form."""
+        """The record as a safetensors header's metadata: one key, in the shortest form.
+
+        The seal is blank: whoever writes the header seals it, since it covers the whole of it.
+        """
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return {HEADER_KEY: text}
 
@@ -107,6 +138,8 @@ class Provenance:
             raise LoratoolsError(
                 f"the provenance has schema {top.get('schema')!r}, not {SCHEMA}", hint="use a newer loratools"
             )
+        if "headers" in top and KEY not in top:  # whoever writes the one writes the other
+            raise LoratoolsError("the provenance cannot be read: it has lost its seal")
         return cls(
             command=_str(top, "command"),
             version=_str(top, "version"),
@@ -114,6 +147,9 @@ class Provenance:
             inputs=tuple(_input(item) for item in _list(top, "inputs")),
             tensors=_roots(top),
             modules=tuple(_finite(_dict(item, "a module")) for item in _list(top, "modules")),
+            headers=_roots(top, "headers") if "headers" in top else {},
+            files=_roots(top, "files") if "files" in top else {},
+            seal=None if top.get(KEY) is None else _root(top[KEY], "the seal"),
         )
 
 
@@ -144,6 +180,19 @@ def read_provenance(path: Path) -> Provenance | None:
 def fingerprint_of(tensors: Iterable[TensorSpec], roots: Mapping[str, str]) -> str:
     """The fingerprint of a checkpoint's contents, from its specs and its tensors' roots by name."""
     return fingerprint((spec.name, spec.dtype, spec.shape, roots[spec.name]) for spec in tensors)
+
+
+def config_root(checkpoint: Checkpoint) -> str | None:
+    """The root of the config that belongs to an input; None where it has none.
+
+    Raises:
+        LoratoolsError: it cannot be read any more.
+    """
+    if not checkpoint.config:
+        return None
+    return file_root(
+        checkpoint.folder / (ADAPTER_CONFIG if checkpoint.kind is Kind.ADAPTER else MODEL_CONFIG)
+    )
 
 
 def _beside(folder: Path) -> Provenance | None:
@@ -196,11 +245,8 @@ def _root(value: object, what: str) -> str:
     return value
 
 
-def _roots(record: dict[str, Any]) -> dict[str, str]:
-    return {
-        name: _root(value, f"the hash of {name}")
-        for name, value in _dict(record.get("tensors"), "tensors").items()
-    }
+def _roots(record: dict[str, Any], key: str = "tensors") -> dict[str, str]:
+    return {name: _root(value, f"the hash of {name}") for name, value in _dict(record.get(key), key).items()}
 
 
 def _input(item: object) -> InputRecord:
@@ -211,4 +257,5 @@ def _input(item: object) -> InputRecord:
         format=_str(record, "format"),
         fingerprint=_root(record.get("fingerprint"), "a fingerprint"),
         tensors=_roots(record),
+        config=None if record.get("config") is None else _root(record["config"], "the hash of a config"),
     )

@@ -79,6 +79,16 @@ def read_header(path: Path) -> Header:
     return Header(tensors, metadata, tuple(_header_warnings(path, len(header))))
 
 
+def read_start(path: Path) -> bytes:
+    """The bytes before a safetensors file's data: the header's length and the header.
+
+    Raises:
+        LoratoolsError: the file cannot be read, or does not begin as one.
+    """
+    header = _header_bytes(path, regular_file(path).st_size)
+    return len(header).to_bytes(8, "little") + header
+
+
 def _header_bytes(path: Path, size: int) -> bytes:
     try:
         with reading(path) as file:

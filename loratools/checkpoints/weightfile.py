@@ -11,7 +11,7 @@ from loratools.checkpoints.files import read_bytes
 from loratools.checkpoints.safetensors import looks_like_safetensors, read_header
 from loratools.checkpoints.spec import TensorSpec
 from loratools.checkpoints.unchanged import FileMark
-from loratools.errors import LoratoolsError
+from loratools.errors import LoratoolsError, UnsupportedError
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 """What weight files are called, best first."""
@@ -44,7 +44,7 @@ def _open_torch(path: Path) -> Weights:
 
 def _refuse(what: str, hint: str) -> Callable[[Path], Weights]:
     def refuse(path: Path) -> Weights:
-        raise LoratoolsError(what, file=path, hint=hint)
+        raise UnsupportedError(what, file=path, hint=hint)
 
     return refuse
 

@@ -17,6 +17,7 @@ VERBS = {
     "unmerge": "Take merged adapters off again.",
     "analyze": "Say which rank a fine-tune needs, and where adapters agree.",
     "report": "Say what adapters save, and what they cost.",
+    "verify": "Check files to the last bit, and adapters against the fine-tune.",
     "inspect": "Say what is in checkpoints and adapters.",
     "clean": "Remove what interrupted runs left.",
     "demo": "Tell the whole story on the bundled sample.",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from loratools.errors import UsageError
 
-VERBS = frozenset({"convert", "resize", "combine", "verify"})
+VERBS = frozenset({"convert", "resize", "combine"})
 
 _EVERYWHERE = frozenset(
     {"--device", "--max-memory", "--cluster", "--plot", "--html"},
@@ -19,6 +19,7 @@ OPTIONS: dict[str, frozenset[str]] = {
     "unmerge": _EVERYWHERE,
     "analyze": _EVERYWHERE - {"--plot"},
     "report": _EVERYWHERE - {"--plot"},
+    "verify": _EVERYWHERE | {"--for", "--seed"},
     "inspect": _EVERYWHERE,
     "demo": _EVERYWHERE,
 }

@@ -20,6 +20,8 @@ class Action(str, Enum):
     COPIED = "copied"
     COMPARED = "compared"
     """Looked at beside its counterpart, by `analyze`, and no more."""
+    CHECKED = "checked"
+    """Read, by `verify`, and no more."""
     UNCHANGED = "unchanged"
     DROPPED = "dropped"
     REFUSED = "refused"

@@ -6,9 +6,8 @@ import json
 import math
 import shlex
 import time
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ from loratools import sample
 from loratools.checkpoints.reference import open_checkpoint
 from loratools.engine.memory import PeakMemory
 from loratools.operations.bare import ADAPTER, BASE, FOLDER, TUNED, Target, bare_run
+from loratools.operations.measuring import measuring
 from loratools.reports import words
 from loratools.reports.report import ExtractedModule, HeldoutLoss, MergedModule, Report, Step, Totals
 from loratools.reports.tables import pages
@@ -209,7 +209,7 @@ def _losses(place: _Place, announce: Callable[[str], None] | None) -> tuple[Held
     if announce:
         announce("Measuring held-out losses with transformers and PEFT")
     base = sample.path("base")
-    with _measuring():
+    with measuring(threads=1):
         rows = [
             HeldoutLoss("base", None, None, heldout_loss(base)),
             HeldoutLoss("full fine-tune", None, None, heldout_loss(sample.path("tuned"))),
@@ -222,24 +222,3 @@ def _losses(place: _Place, announce: Callable[[str], None] | None) -> tuple[Held
                 size = open_checkpoint(str(folder)).bytes
                 rows.append(HeldoutLoss(model, rank, size, heldout_loss(base, folder)))
     return tuple(rows)
-
-
-@contextmanager
-def _measuring() -> Iterator[None]:
-    """Without the progress bars and warnings of transformers and PEFT, which are not about this run; on one
-    thread, since threads that wait for each other on a busy machine take three times as long (measured)."""
-    import torch
-    from transformers.utils import logging
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from loratools.adapters.card import FILE as CARD
 from loratools.adapters.card import Card, write_card
 from loratools.adapters.layers import Layer
 from loratools.adapters.peft_write import (
+    CONFIG,
     WEIGHTS,
     AdapterTensor,
     LoraConfig,
@@ -29,7 +31,7 @@ from loratools.adapters.peft_write import (
 from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import copy, is_file, size
 from loratools.checkpoints.parts import stored_bytes
-from loratools.checkpoints.provenance import InputRecord, Provenance, fingerprint_of
+from loratools.checkpoints.provenance import InputRecord, Provenance, config_root, fingerprint_of
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
 from loratools.checkpoints.unchanged import changed
@@ -69,8 +71,8 @@ def assemble(
     tensors = write_weights(folder, [*factors, *rest])
     _require_same(findings, roots, tensors)
     write_config(folder, _config(plan, findings))
-    if vocabulary(plan, findings) is not None:
-        _copy_tokenizer(plan.pair.tuned.folder, folder)
+    grown = vocabulary(plan, findings) is not None
+    tokenizer = _copy_tokenizer(plan.pair.tuned.folder, folder) if grown else []
     assembled = Assembled(
         parameters=sum(_elements(tensor.shape) for tensor in (*factors, *rest)),
         bytes=size(folder / WEIGHTS),
@@ -84,7 +86,7 @@ def assemble(
         inputs=tuple(_record(plan, side, roots) for side in Side),
         tensors=tensors,
         modules=tuple(_module_record(row) for row in modules),
-    ).write(folder)
+    ).covering(folder, weights=[WEIGHTS], files=[CONFIG, CARD, *tokenizer]).write(folder)
     return assembled
 
 
@@ -230,6 +232,7 @@ def _record(plan: ExtractPlan, side: Side, roots: Roots) -> InputRecord:
         format=checkpoint.format,
         fingerprint=fingerprint_of(checkpoint.tensors.values(), own),
         tensors=own,
+        config=config_root(checkpoint),
     )
 
 
@@ -240,13 +243,16 @@ def _module_record(row: ExtractedModule) -> Mapping[str, object]:
     return record
 
 
-def _copy_tokenizer(source: Path, folder: Path) -> None:
-    """Tuned's tokenizer comes along where it has tokens that the base's does not."""
+def _copy_tokenizer(source: Path, folder: Path) -> list[str]:
+    """Tuned's tokenizer comes along where it has tokens that the base's does not; the files' names."""
+    found = []
     for name in sorted(TOKENIZER_FILES):
         with disk_errors(source / name, "open"):
             here = is_file(source / name)
         if here:
             copy(source / name, folder / name)
+            found.append(name)
+    return found
 
 
 def _elements(shape: tuple[int, ...]) -> int:

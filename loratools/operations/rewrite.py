@@ -16,6 +16,7 @@ from loratools.checkpoints.fingerprints import InputMark, RunFingerprint
 from loratools.checkpoints.parts import SafetensorsLayout, write_at
 from loratools.checkpoints.provenance import FILE, Provenance
 from loratools.checkpoints.publication import Publication
+from loratools.checkpoints.seal import sealed
 from loratools.checkpoints.trees import remove_whole
 from loratools.engine.local import LocalEngine
 from loratools.operations.resuming import journaled, keep_only
@@ -24,6 +25,7 @@ from loratools.operations.rewrite_plan import RewritePlan
 from loratools.operations.rewrite_record import padded_header
 from loratools.operations.sidefiles import SideFiles
 from loratools.operations.streaming import TensorFigures
+from loratools.operations.undo.record import records_in
 from loratools.operations.undo.recorder import Kept
 
 FIGURES = Codec(TensorFigures, Kept=Kept)
@@ -57,7 +59,8 @@ def run_rewrite(
         adapter_roots: hashes of the adapters' tensors, which are read before.
         records: further files that are read.
         resume: go on where a run that was asked for the same stopped.
-        last: writes what is written when all else is there, into the unpublished folder; gives warnings.
+        last: writes what is written when all but the provenance is there, into the unpublished folder; gives
+            warnings.
 
     Raises:
         LoratoolsError: the disk or a job refused; nothing is published then.
@@ -81,11 +84,9 @@ def run_rewrite(
             figures[job.name] = done.result
             taken += done.taken
         provenance = record(figures)
-        if plan.one_file:
-            _write_header(plan, provenance, publication.folder)
-        else:
-            _write_texts(plan, provenance, publication.folder)
+        texts = _write_texts(plan, publication.folder)
         notes = () if last is None else last(publication.folder, figures)
+        _write_provenance(plan, provenance, texts, publication.folder)
         plan.inputs.require_unchanged()
         warnings = (*notes, *publication.publish())
     return Rewritten(figures, (*_nonfinite(figures), *warnings), taken)
@@ -146,21 +147,37 @@ def _copy_side_files(side: SideFiles, folder: Path) -> None:
         copy(file, target)
 
 
-def _write_texts(plan: RewritePlan[Any], provenance: Provenance, folder: Path) -> None:
+def _write_texts(plan: RewritePlan[Any], folder: Path) -> list[str]:
+    """Writes what stands beside the weights; gives the paths."""
+    if plan.one_file:
+        return []
     if plan.kept is not None:
         for relative, data in plan.kept.items():
             with disk_errors(folder / relative):
                 make_folder((folder / relative).parent)
                 write_bytes(folder / relative, data)
-        if FILE not in plan.kept:
-            provenance.write(folder)
-        return
-    index = index_of(plan.shards)
-    if index is not None:
-        _write_json(folder / index[0], index[1])
+        return list(plan.kept)
+    texts: dict[str, Mapping[str, object]] = dict(filter(None, [index_of(plan.shards)]))
     if plan.config is not None:
-        _write_json(folder / "config.json", plan.config)
-    provenance.write(folder)
+        texts["config.json"] = plan.config
+    for name, content in texts.items():
+        _write_json(folder / name, content)
+    return list(texts)
+
+
+def _write_provenance(
+    plan: RewritePlan[Any], provenance: Provenance, texts: Sequence[str], folder: Path
+) -> None:
+    """Writes it where it belongs, with the hashes of all else; nothing where the base's own is kept."""
+    if plan.one_file:
+        _write_header(plan, provenance, folder)
+    elif FILE not in texts:
+        records = [path.relative_to(folder).as_posix() for path in records_in(folder)]
+        provenance.covering(
+            folder,
+            weights=[*(shard.file for shard in plan.shards), *records],
+            files=({*plan.side.copied, *texts} - {*records}),
+        ).write(folder)
 
 
 def json_text(content: Mapping[str, object]) -> str:
@@ -181,7 +198,7 @@ def _write_header(plan: RewritePlan[Any], provenance: Provenance, folder: Path) 
     final = SafetensorsLayout.of(entries, metadata)
     if final.places != shard.layout.places:
         raise ValueError("the header does not fit into the room that was left for it")
-    write_at(folder / shard.file, 0, final.header)
+    write_at(folder / shard.file, 0, sealed(final.header))
 
 
 def _nonfinite(figures: Mapping[str, TensorFigures]) -> list[str]:

@@ -15,7 +15,13 @@ from typing import Any
 
 from loratools.adapters.update import Update
 from loratools.checkpoints.checkpoint import Checkpoint
-from loratools.checkpoints.provenance import HEADER_KEY, InputRecord, Provenance, fingerprint_of
+from loratools.checkpoints.provenance import (
+    HEADER_KEY,
+    InputRecord,
+    Provenance,
+    config_root,
+    fingerprint_of,
+)
 from loratools.checkpoints.spec import TensorSpec
 from loratools.checkpoints.unchanged import changed
 from loratools.operations.rewrite_layout import Outgoing
@@ -39,7 +45,12 @@ def input_record(role: str, checkpoint: Checkpoint, roots: Mapping[str, str]) ->
     """The record of an input, all of whose tensors have been hashed."""
     fingerprint = fingerprint_of(checkpoint.tensors.values(), roots)
     return InputRecord(
-        role, input_name(checkpoint), checkpoint.format, fingerprint, dict(sorted(roots.items()))
+        role,
+        input_name(checkpoint),
+        checkpoint.format,
+        fingerprint,
+        dict(sorted(roots.items())),
+        config_root(checkpoint),
     )
 
 

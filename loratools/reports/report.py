@@ -166,6 +166,8 @@ class Report:
     totals: Totals | None = None
     details: dict[str, Any] = field(default_factory=dict)
     dry_run: bool = False
+    ok: bool = True
+    """Whether nothing was found wrong: only `verify` can find something, and then exits with 3."""
 
     @classmethod
     def of_plan(
@@ -197,7 +199,7 @@ class Report:
         report: dict[str, Any] = {
             "schema": SCHEMA,
             "command": self.command,
-            "ok": True,
+            "ok": self.ok,
             "version": self.version,
             "output": None if self.output is None else str(self.output),
         }

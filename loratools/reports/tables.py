@@ -15,6 +15,7 @@ _LOOKS = {
     "analyze": ("loratools.reports.looks.analysis", "analysis_pages"),
     "clean": ("loratools.reports.looks.leftovers", "leftover_pages"),
     "report": ("loratools.reports.looks.costs", "cost_pages"),
+    "verify": ("loratools.reports.looks.verification", "verification_pages"),
 }
 """Where the look of a verb's own rows in `details` is at home: imported for that verb alone, which alone pays
 for it, and printed before everything else."""

@@ -25,6 +25,7 @@ from loratools.checkpoints.provenance import (
     read_provenance,
 )
 from loratools.checkpoints.safetensors import read_header
+from loratools.checkpoints.seal import holds
 from loratools.errors import LoratoolsError
 
 ROOT = root_of(b"weights")
@@ -35,10 +36,12 @@ RECORD = Provenance(
     options={"weights": [1.0, 0.5], "tied": "auto", "dtype": None, "ünïcode": True},
     inputs=(
         InputRecord("base", "org/name", "safetensors", ROOT, {"b": ROOT, "a": ROOT}),
-        InputRecord("adapter", "caf\udce9", "safetensors", ROOT, {}),
+        InputRecord("adapter", "caf\udce9", "safetensors", ROOT, {}, root_of(b"config")),
     ),
     tensors={"w": ROOT},
     modules=({"name": "w", "rank": 4, "residual": 1e-3},),
+    headers={"model.safetensors": ROOT},
+    files={"config.json": ROOT, "one/caf\udce9": ROOT},
 )
 
 
@@ -52,12 +55,13 @@ def test_golden_text() -> None:
     small = Provenance(
         "extract", "0.1.0", {"rank": 4}, (InputRecord("base", "b", "torch", ROOT, {"w": ROOT}),), {}
     )
-    assert (
-        small.to_text()
-        == f"""{{
+    blank = f"""{{
   "command": "extract",
+  "files": {{}},
+  "headers": {{}},
   "inputs": [
     {{
+      "config": null,
       "fingerprint": "{ROOT}",
       "format": "torch",
       "name": "b",
@@ -72,11 +76,12 @@ def test_golden_text() -> None:
     "rank": 4
   }},
   "schema": 1,
+  "seal": "{"0" * 64}",
   "tensors": {{}},
   "version": "0.1.0"
 }}
 """
-    )
+    assert small.to_text() == blank.replace("0" * 64, root_of(blank.encode()))
 
 
 def test_the_order_of_keys_does_not_matter_nor_the_kind_of_mapping() -> None:
@@ -90,6 +95,8 @@ def test_the_order_of_keys_does_not_matter_nor_the_kind_of_mapping() -> None:
         ),
         RECORD.tensors,
         RECORD.modules,
+        RECORD.headers,
+        dict(reversed(RECORD.files.items())),
     )
     assert turned.to_text() == RECORD.to_text()
     assert turned.to_header() == RECORD.to_header()
@@ -158,6 +165,9 @@ SPOILED = {
     "module": spoiled("modules", 0, value=[]),
     "nan": spoiled("modules", 0, "residual", value=float("nan")),
     "infinity": spoiled("options", "weights", value=[float("inf")]),
+    "input's config": spoiled("inputs", 1, "config", value="a file"),
+    "headers": spoiled("headers", value=[]),
+    "file's root": spoiled("files", "config.json", value=None),
 }
 
 
@@ -226,6 +236,49 @@ def test_a_device_or_a_pipe_is_not_read(tmp_path: Path) -> None:
 
 def test_keys_that_a_later_version_added_are_passed_over(tmp_path: Path) -> None:
     assert Provenance.of_json({**RECORD.to_json(), "undo": {"blocks": 3}}) == RECORD
+
+
+def test_what_an_earlier_version_did_not_write_is_empty() -> None:
+    old = {key: value for key, value in RECORD.to_json().items() if key not in ("headers", "files", "seal")}
+    old["inputs"] = [{**one, "config": None} for one in old["inputs"]]
+    del old["inputs"][0]["config"]
+    read = Provenance.of_json(old)
+    assert (read.headers, read.files, read.inputs[0].config) == ({}, {}, None)
+
+
+def test_it_covers_headers_and_files(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "notes").write_bytes(b"weights" * 500_000)
+    write_safetensors(tmp_path / "w.safetensors", {"w": ("uint8", (7,), b"weights")})
+    start = (tmp_path / "w.safetensors").read_bytes()[:-7]
+    covering = RECORD.covering(tmp_path, weights=["w.safetensors"], files=["below/notes"])
+    assert covering.headers == {"w.safetensors": root_of(start)}
+    assert covering.files == {"below/notes": root_of(b"weights" * 500_000)}
+    with pytest.raises(LoratoolsError, match="cannot open"):
+        RECORD.covering(tmp_path, weights=[], files=["absent"])
+
+
+def test_a_seal_breaks_with_any_bit() -> None:
+    text = RECORD.to_text().encode()
+    seal = json.loads(text)["seal"]
+    assert holds(text, seal) and seal != "0" * 64
+    for place in range(len(text)):
+        for bit in range(8):
+            flipped = bytearray(text)
+            flipped[place] ^= 1 << bit
+            try:
+                read = Provenance.of_json(jsonfile.parse_object(bytes(flipped), Path(FILE)))
+            except LoratoolsError:
+                continue
+            assert read.seal is not None
+            assert not holds(bytes(flipped), read.seal), (place, bit)
+
+
+def test_a_name_cannot_pass_for_the_seal() -> None:
+    """The blank seal, as text in a name, is no seal: it is escaped once more."""
+    name = f'\n  "seal": "{"0" * 64}"'
+    text = Provenance("merge", "0", {name: name, f'"seal":"{"0" * 64}"': 1}, (), {}).to_text().encode()
+    assert text.count(json.loads(text)["seal"].encode()) == 1
 
 
 def test_a_fingerprint_is_over_specs_and_roots(tmp_path: Path) -> None:

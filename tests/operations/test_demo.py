@@ -165,7 +165,7 @@ def test_the_libraries_are_quiet_and_single_during_the_losses_only() -> None:
     from transformers.utils import logging
 
     before, threads = logging.is_progress_bar_enabled(), torch.get_num_threads()
-    with demo_module._measuring():
+    with demo_module.measuring(threads=1):
         assert not logging.is_progress_bar_enabled()
         assert torch.get_num_threads() == 1
     assert logging.is_progress_bar_enabled() == before

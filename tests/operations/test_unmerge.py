@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -291,7 +292,9 @@ def test_one_file_and_dry_run(merged: Path, adapter: Path, tmp_path: Path) -> No
     one, other = load_file(tmp_path / "back.safetensors"), written(tmp_path / "back")
     assert one.keys() == other.keys()
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
-    assert read_provenance(tmp_path / "back.safetensors") == read_provenance(tmp_path / "back")
+    alone, beside = (read_provenance(tmp_path / name) for name in ("back.safetensors", "back"))
+    assert alone is not None and beside is not None
+    assert alone == replace(beside, headers={}, files={}), "one file is all that there is"
 
 
 def test_wrong_usage(merged: Path, adapter: Path, tmp_path: Path) -> None:

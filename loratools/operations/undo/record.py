@@ -18,7 +18,7 @@ from typing import Any
 from loratools.checkpoints.claims import check_shape
 from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import is_folder, listing, pieces
-from loratools.checkpoints.hashing import TensorHasher
+from loratools.checkpoints.hashing import file_root, root_of
 from loratools.checkpoints.jsonfile import parse_object
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.safetensors import read_header
@@ -193,21 +193,6 @@ class UndoRecord:
             return {}
         named = [step[key] for step in tensor.steps for key in ("A", "B", "value", "factor") if key in step]
         return {str(name): self.piece(str(name)) for name in (f"tensor/{tensor.name}", *named)}
-
-
-def root_of(data: bytes) -> str:
-    """The hash that the record states of some bytes."""
-    hasher = TensorHasher()
-    hasher.update(memoryview(data))
-    return hasher.root()
-
-
-def file_root(path: Path) -> str:
-    """The hash that the record states of a file."""
-    hasher = TensorHasher()
-    for chunk in chunks(path):
-        hasher.update(memoryview(chunk))
-    return hasher.root()
 
 
 def chunks(source: bytes | Path) -> Iterator[bytes]:

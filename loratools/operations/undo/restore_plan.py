@@ -13,7 +13,7 @@ from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import is_file, is_folder, size
 from loratools.checkpoints.parts import Place, SafetensorsLayout, stored_bytes
-from loratools.checkpoints.provenance import Provenance
+from loratools.checkpoints.provenance import InputRecord, Provenance, fingerprint_of
 from loratools.checkpoints.publication import check_target
 from loratools.checkpoints.spec import TensorSpec
 from loratools.engine.coverage import Action, Coverage, CoverageRow
@@ -21,7 +21,7 @@ from loratools.errors import LoratoolsError, UsageError
 from loratools.operations.merge_inputs import MergeInputs
 from loratools.operations.rewrite_layout import Outgoing, Shard
 from loratools.operations.rewrite_plan import READ_RATE, WRITE_RATE, RewritePlan, held_at_once
-from loratools.operations.rewrite_record import input_record
+from loratools.operations.rewrite_record import input_record, tensor_root
 from loratools.operations.sidefiles import SideFiles
 from loratools.operations.streaming import TensorFigures
 from loratools.operations.undo.record import FOLDER, BaseTensor, UndoRecord, file_root, records_in
@@ -116,9 +116,25 @@ def restore_record(
     return Provenance(
         command="unmerge",
         version=__version__,
-        options={"exact": True, "merges": len(plan.asked.records)},
-        inputs=(input_record("merged", plan.inputs.checkpoint, merged_roots),),
+        options={
+            "exact": True,
+            "merges": len(plan.asked.records),
+            "allow_modified": plan.asked.allow_modified,
+        },
+        inputs=(
+            input_record("merged", plan.inputs.checkpoint, merged_roots),
+            *map(_record_as_input, plan.asked.records),
+        ),
         tensors={name: figures[name].root for name in sorted(figures)},
+    )
+
+
+def _record_as_input(record: UndoRecord) -> InputRecord:
+    """An undo record, by the hashes of its pieces."""
+    roots = {**record.roots, "record": tensor_root(record.pieces["record"])}
+    fingerprint = fingerprint_of(record.pieces.values(), roots)
+    return InputRecord(
+        "undo record", record.path.name, "safetensors", fingerprint, dict(sorted(roots.items()))
     )
 
 
