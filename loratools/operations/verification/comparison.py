@@ -11,6 +11,7 @@ from pathlib import Path
 from loratools import sample
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.claims import regular_file
+from loratools.checkpoints.files import real
 from loratools.errors import LoratoolsError, UsageError
 from loratools.operations.merge_inputs import open_inputs
 from loratools.operations.references import Reference
@@ -119,7 +120,7 @@ def _text(
         require_transformers()
         kind_of(tuned)
         return TextOptions(options.text, options.window, options.batch), ()
-    if base.root.resolve() != sample.path("base").resolve():
+    if real(base.root) != real(sample.path("base")):
         if options.about_outputs:
             raise UsageError("outputs are measured on a text", hint="name one with --text FILE")
         return None, ()
