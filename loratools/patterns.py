@@ -27,7 +27,7 @@ MOST_WAYS = 10**8
 MOST_SECONDS = 10.0
 """What patterns may take for all names together; a thousand modules take a thousandth of it."""
 
-_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[:=!]|\(\?<[=!]|.", re.DOTALL)
+_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[:=!]|\(\?<[=!]|\{\d+\}|\{\d*,\d*\}|.", re.DOTALL)
 _IGNORE_CASE = "(?i)"
 _FLAGS = re.compile(r"\(\?[aiLmsux-]+[:)]|\(\?P|\(\?(?:[>(#]|<[^=!])|(?<!\\)(?:\\\\)*\\[1-9]")
 
@@ -164,11 +164,28 @@ def _ways(pattern: str, length: int) -> float | None:
             groups[-1].end_branch()
             if len(groups) == 1:
                 groups[0].repeat(length)
-        elif token in ("*", "+", "{"):
+        elif token in ("*", "+") or _counted(token):
             if last == ")":
                 return None
-            groups[-1].repeat(length)
-        elif token == "?" and last not in ("*", "+", "?", "}"):
+            choices = _choices(token) if _counted(token) else length + 1
+            if choices > length:
+                groups[-1].repeat(length)
+            else:
+                groups[-1].current *= choices
+        elif token == "?" and last not in ("*", "+", "?") and not _counted(last):
             groups[-1].current *= 2
         last = token
     return groups[0].ways
+
+
+def _counted(token: str) -> bool:
+    """Whether it is a repetition such as `{2,3}`, and not a brace that stands for itself."""
+    return len(token) > 1 and token.startswith("{")
+
+
+def _choices(token: str) -> float:
+    """How many counts `{2,3}` allows."""
+    least, comma, most = token[1:-1].partition(",")
+    if not comma:
+        return 1
+    return int(most) - int(least or 0) + 1 if most else math.inf

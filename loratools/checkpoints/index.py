@@ -15,6 +15,8 @@ from loratools.checkpoints.weightfile import Weights, open_weights
 from loratools.errors import LoratoolsError
 
 _ODD_CHARACTERS = frozenset("/\\:\0")
+_LONGEST_NAME = 255
+"""Characters of a file's name: no file system takes more."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ def read_index(path: Path) -> Index:
         raise LoratoolsError("the index has no weight_map", file=path)
     for name, shard in weight_map.items():
         check_name(name, path)
-        if not isinstance(shard, str) or not shard.isprintable() or shard in ("", ".", ".."):
+        named = isinstance(shard, str) and shard.isprintable() and len(shard) <= _LONGEST_NAME
+        if not named or shard in ("", ".", ".."):
             raise LoratoolsError(f"{shard!r} names no shard", file=path, tensor=name)
         if _ODD_CHARACTERS & set(shard):
             raise LoratoolsError(f"the shard name {shard!r} leaves the folder", file=path, tensor=name)
