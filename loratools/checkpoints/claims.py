@@ -70,17 +70,25 @@ def regular_file(path: Path) -> os.stat_result:
     return status
 
 
-def inside(path: Path, folder: Path) -> Path:
-    """`path` if, links followed, it stays in `folder` or in the `blobs` of the hub cache around it."""
-    with disk_errors(path, "open"):
-        place, home = real(path), real(folder)
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether, links followed, `path` stays in `folder` or in the `blobs` of the hub cache around it."""
+    place, home = real(path), real(folder)
+    if place.is_relative_to(home):
+        return True
     snapshot = next((at for at in (home, *home.parents) if at.parent.name == "snapshots"), None)
     cache = None if snapshot is None else snapshot.parent.parent
-    in_cache = (
-        cache is not None and cache.name.startswith("models--") and place.is_relative_to(cache / "blobs")
-    )
-    if place.is_relative_to(home) or in_cache:
-        return path
+    return cache is not None and cache.name.startswith("models--") and place.is_relative_to(cache / "blobs")
+
+
+def inside(path: Path, folder: Path) -> Path:
+    """`path` if it `is_inside` the folder.
+
+    Raises:
+        LoratoolsError: a link leads out of it.
+    """
+    with disk_errors(path, "open"):
+        if is_inside(path, folder):
+            return path
     raise LoratoolsError(
         "a link leads out of the checkpoint's folder",
         file=path,

@@ -39,6 +39,20 @@ def open_handle(path: Place, flags: int, mode: int = 0o666) -> int:
         return again(system.calls.open, path, flags, mode)
 
 
+def open_regular(path: Place) -> int:
+    """A handle for reading. What became a FIFO since it was looked at does not block, and is refused.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    handle = open_handle(path, os.O_RDONLY | system.NO_WAIT)
+    with named(path):
+        if stat.S_ISREG(again(system.calls.fstat, handle).st_mode):
+            return handle
+    close_handle(handle)
+    raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+
+
 def close_handle(handle: int) -> None:
     """Closes it; an interrupted close has closed (on Linux), and a second might hit another's handle."""
     with contextlib.suppress(InterruptedError):
@@ -83,7 +97,7 @@ class _Reading(io.RawIOBase):
     def __init__(self, path: Place) -> None:
         self.name = os.fspath(path)
         self._at = 0
-        self._handle = open_handle(path, os.O_RDONLY)
+        self._handle = open_regular(path)
 
     def readable(self) -> bool:
         return True

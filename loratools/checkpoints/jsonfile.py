@@ -23,6 +23,11 @@ but not 25 MB of `{"":{}}`, which would become almost a gigabyte."""
 
 def read_json(path: Path, cap: int = CONFIG_BYTES) -> dict[str, Any]:
     """The object in a JSON file of at most `cap` bytes."""
+    return _as_object(read_value(path, cap), path)
+
+
+def read_value(path: Path, cap: int = CONFIG_BYTES) -> Any:
+    """What a JSON file of at most `cap` bytes holds, an object or not. Raises as `parse_object` does."""
     size = regular_file(path).st_size
     if size > cap:
         raise LoratoolsError(f"{size:,} bytes of JSON, more than the {cap:,} that are read", file=path)
@@ -30,7 +35,7 @@ def read_json(path: Path, cap: int = CONFIG_BYTES) -> dict[str, Any]:
         text = _text(read_bytes(path, cap + 1), path)
     except OSError as error:
         raise LoratoolsError(f"cannot read: {error.strerror}", file=path) from error
-    return _object(text, path)
+    return _parsed(text, path)
 
 
 def parse_object(data: bytes, path: Path) -> dict[str, Any]:
@@ -40,7 +45,7 @@ def parse_object(data: bytes, path: Path) -> dict[str, Any]:
         LoratoolsError: it is none, nested too deeply, would take more than `MEMORY_BYTES`, or has a key twice
             in any object of it (which is refused, not overwritten).
     """
-    return _object(_text(data, path), path)
+    return _as_object(_parsed(_text(data, path), path), path)
 
 
 def _text(data: bytes, path: Path) -> str:
@@ -56,9 +61,9 @@ def _text(data: bytes, path: Path) -> str:
         raise LoratoolsError(f"JSON that is not UTF-8 (byte {error.start})", file=path) from error
 
 
-def _object(text: str, path: Path) -> dict[str, Any]:
+def _parsed(text: str, path: Path) -> Any:
     try:
-        value = json.loads(text, object_pairs_hook=_without_duplicates)
+        return json.loads(text, object_pairs_hook=_without_duplicates)
     except RecursionError as error:
         raise LoratoolsError("JSON nested too deeply", file=path) from error
     except _DuplicateKeyError as error:
@@ -67,6 +72,9 @@ def _object(text: str, path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:  # JSONDecodeError, and integers of thousands of digits
         raise LoratoolsError(f"no valid JSON: {error}", file=path) from error
+
+
+def _as_object(value: Any, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise LoratoolsError("a JSON object is needed here", file=path)
     return value

@@ -6,6 +6,7 @@ import resource
 import time
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 
 from loratools.errors import LoratoolsError
 from tests.fuzz.readers import Reader
@@ -13,13 +14,14 @@ from tests.fuzz.readers import Reader
 __all__ = ["Finding", "judge", "limit_memory"]
 
 MOST_SECONDS = 1.0
+SLOW = f"more than {MOST_SECONDS} s"
 LONGEST_LINE = 8000
 MEMORY = 512_000_000
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something else than an answer or a refusal: what, and where in the package, which tells findings apart."""
+    """Something else than an answer or a refusal: what, and where, which tells findings apart."""
 
     reader: str
     what: str
@@ -29,6 +31,10 @@ class Finding:
     @property
     def key(self) -> tuple[str, str]:
         return self.what, self.where
+
+    @property
+    def slow(self) -> bool:
+        return self.what == SLOW
 
 
 def judge(reader: Reader, document: bytes) -> Finding | None:
@@ -45,14 +51,13 @@ def judge(reader: Reader, document: bytes) -> Finding | None:
             raise
         return Finding(reader.name, f"{type(error).__name__}: {str(error)[:80]}", _where(error), document)
     if time.perf_counter() - started > MOST_SECONDS:
-        return Finding(reader.name, f"more than {MOST_SECONDS} s", "", document)
+        return Finding(reader.name, SLOW, "", document)
     return None
 
 
 def limit_memory() -> None:
     """From here on the process may take so much more than it has: what needs more is a MemoryError."""
-    with open("/proc/self/statm") as file:
-        held = int(file.read().split()[0]) * resource.getpagesize()
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (held + MEMORY, resource.RLIM_INFINITY))
 
 

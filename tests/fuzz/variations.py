@@ -30,7 +30,7 @@ _TEXTS = (
         "F4",
     ),
     *("weight", "model", "lm_head", "(a+)+$", ".*.*.*", "a.b.c", "base_model.model.", "lora_A", "0" * 64),
-    *("a" * 300, "\xe9" * 50, "model.safetensors", "float32", "interval", "copied", "whole", "bfloat16"),
+    *("a" * 300, "\xe9" * 50, "model.safetensors", "float32", "interval", "copied", "whole", "BF16"),
 )
 _VALUES: tuple[Any, ...] = (
     None,
