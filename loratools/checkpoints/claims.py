@@ -19,6 +19,10 @@ MAX_NAME = 1000
 """Characters of a tensor's name at most: some five times the longest that models have, and few enough for the
 patterns that names are told apart by."""
 
+MAX_PARTS = 32
+"""Parts of a tensor's name, between its dots: twice as many as any model's have. What goes over a name's modules
+one by one, and holds each, takes their square."""
+
 MAX_BYTES = 2**63 - 1
 """The largest file offset that a system knows."""
 
@@ -34,6 +38,12 @@ def check_name(name: Any, file: Path) -> str:
     if len(name) > MAX_NAME:
         raise LoratoolsError(
             f"a tensor's name has {len(name):,} characters, above {MAX_NAME:,}",
+            file=file,
+            tensor=f"{name[:40]}...",
+        )
+    if name.count(".") >= MAX_PARTS:
+        raise LoratoolsError(
+            f"a tensor's name has {name.count('.') + 1} parts, above {MAX_PARTS}",
             file=file,
             tensor=f"{name[:40]}...",
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from loratools.checkpoints.claims import check_name, inside
+from loratools.checkpoints.claims import MAX_BYTES, check_name, inside
 from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import exists
 from loratools.checkpoints.jsonfile import INDEX_BYTES, read_json
@@ -47,7 +47,9 @@ def read_index(path: Path) -> Index:
             raise LoratoolsError(f"the shard name {shard!r} leaves the folder", file=path, tensor=name)
     metadata = content.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    return Index(path, weight_map, total if isinstance(total, (int, float)) else None)
+    if isinstance(total, (int, float)):  # an integer of any length is one to JSON, but no float
+        total = float(max(-MAX_BYTES, min(total, MAX_BYTES)))
+    return Index(path, weight_map, total if isinstance(total, float) else None)
 
 
 def open_shards(path: Path) -> Weights:
