@@ -20,8 +20,8 @@ MAX_NAME = 1000
 patterns that names are told apart by."""
 
 MAX_PARTS = 32
-"""Parts of a tensor's name, between its dots: twice as many as any model's have. What goes over a name's modules
-one by one, and holds each, takes their square."""
+"""Parts of a tensor's name, between its dots: twice as many as any model has. What goes over a name's
+modules one by one, and holds each, takes their square."""
 
 MAX_BYTES = 2**63 - 1
 """The largest file offset that a system knows."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from loratools.checkpoints.checkpoint import Checkpoint, Kind
 from loratools.checkpoints.spec import ITEM_BYTES
-from loratools.errors import LoratoolsError
+from loratools.errors import LoratoolsError, shortened
 
 _UNQUANTISED = "use the unquantised checkpoint it was made from"
 _FROM_DEEPSPEED = "run the zero_to_fp32.py that lies beside it and use its output"
@@ -109,7 +109,7 @@ def _declared(config: Mapping[str, Any]) -> str | None:
     if not isinstance(declared, dict):
         return None
     method = declared.get("quant_method") or declared.get("format") or "an unnamed method"
-    return f"weights that config.json declares as quantised by {method}"
+    return f"weights that config.json declares as quantised by {shortened(str(method), 80)}"
 
 
 def _packed_weights(checkpoint: Checkpoint) -> list[str]:

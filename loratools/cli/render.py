@@ -13,12 +13,15 @@ import click
 
 from loratools.cli.options import Invocation
 from loratools.engine.progress import Progress
-from loratools.errors import printable
+from loratools.errors import printable, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from loratools.reports.report import Report
+
+_LONGEST_WARNING = 4000
+"""Characters of a warning that are shown: it may quote what a file says of itself."""
 
 ENDLESS = 100_000
 """Columns of a page that is no terminal, or too narrow a one: so many that no name is cut or folded."""
@@ -27,7 +30,7 @@ ENDLESS = 100_000
 def show(report: Report, invocation: Invocation) -> None:
     """Prints the report as the shared options ask for it."""
     for warning in report.warnings:
-        click.echo(f"Warning: {printable(warning)}", err=True)
+        click.echo(f"Warning: {printable(shortened(warning, _LONGEST_WARNING))}", err=True)
     if invocation.as_json:
         click.echo(as_json(report.to_json()))
     elif not invocation.quiet:
