@@ -12,6 +12,9 @@ from loratools.reports.words import family
 
 __all__ = ["Adapted", "Targets", "choose"]
 
+MOST_MODULES = 1_000_000
+"""Names that patterns are searched for in: the largest mixtures of experts have some 50,000."""
+
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
@@ -70,6 +73,12 @@ def choose(
         found = [_adapted(part) for part in architecture.matrices]
         return Targets(_summed(found), "all linear layers of the blocks")
     compiled = patterns_of_option(patterns, option)
+    count = sum(part.count for part in architecture.matrices)
+    if count > MOST_MODULES:
+        raise UsageError(
+            f"{count:,} linear layers, more than the {MOST_MODULES:,} that patterns are searched for in",
+            file=architecture.name,
+        )
     for pattern in compiled:
         if not any(_found(part, [pattern]) for part in architecture.matrices):
             raise UsageError(
