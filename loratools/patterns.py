@@ -21,7 +21,7 @@ __all__ = ["LONGEST", "MOST_SECONDS", "MOST_WAYS", "Clock", "Pattern", "patterns
 LONGEST = 1000
 """Characters of a pattern at most."""
 
-MOST_WAYS = 10**8
+MOST_WAYS = 3 * 10**7
 """Ways of matching one name at most: some tenths of a second."""
 
 MOST_SECONDS = 10.0

@@ -250,10 +250,18 @@ def listing(folder: Path) -> list[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder and those above it that are missing; one that is there is right."""
-    if is_folder(folder):
-        return
-    if folder.parent != folder:
-        make_folder(folder.parent)
-    with contextlib.suppress(FileExistsError):
-        again(system.calls.mkdir, folder)
+    """Makes the folder and those above it that are missing, within one of ours; one that is there is right,
+    and a link to one is not: somebody put it there."""
+    if not is_folder(folder):
+        if folder.parent != folder:
+            make_folder(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            again(system.calls.mkdir, folder)
+    if is_link(folder):
+        raise OSError(errno.ELOOP, "a link where a folder was to be made", os.fspath(folder))
+
+
+def require_own_path(path: Path) -> None:
+    """Raises OSError where a folder above a path without links has become one since it was looked at."""
+    if real(path) != path:
+        raise OSError(errno.ELOOP, "a folder above became a link while it was written to", os.fspath(path))

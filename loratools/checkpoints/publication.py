@@ -96,6 +96,7 @@ class Publication:
         replaced could not be removed.
         """
         with disk_errors(self.target, "publish the output"):
+            files.require_own_path(self.folder)
             source = self._source()
             self._ours = _identity(source)
             self._flush()
@@ -125,12 +126,14 @@ class Publication:
                 self._created.append(parent)
 
     def _create_folder(self) -> None:
+        """A race for a folder above it is lost before anything but an empty folder was made."""
         while True:
             try:
                 again(system.calls.mkdir, self.folder)
-                return
+                break
             except FileExistsError:
                 self._name_folder()
+        files.require_own_path(self.folder)
 
     def _source(self) -> Path:
         """What is to be given the target's name: the folder, or the one file in it."""

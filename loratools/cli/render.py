@@ -43,8 +43,13 @@ def show(report: Report, invocation: Invocation) -> None:
             for page in pages(report, full=invocation.verbose or not out.is_terminal):
                 fits = isinstance(page, str) or least_width(page) <= width
                 out.width = width if fits else ENDLESS  # the terminal wraps whole rows then
-                out.print(page, soft_wrap=isinstance(page, str))
+                out.print(_plain(page) if isinstance(page, str) else page, soft_wrap=isinstance(page, str))
         click.echo(_encodable(drawn.get()), nl=False)
+
+
+def _plain(text: str) -> str:
+    """Lines of text with what a stranger's name may hold of control characters escaped."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _encodable(text: str) -> str:

@@ -58,7 +58,7 @@ def table(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Ta
 
 def heading(title: str) -> Text:
     """A table's title, in one line however narrow the table is."""
-    return Text(title, style="bold", no_wrap=True, overflow="ignore")
+    return Text(printable(title), style="bold", no_wrap=True, overflow="ignore")
 
 
 def least_width(drawn: Table) -> int:
