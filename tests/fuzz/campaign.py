@@ -13,11 +13,15 @@ import hashlib
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+_KEPT = re.compile(r".*-[0-9a-f]{12}")
+"""A file with a finding's document."""
 
 
 def main() -> None:
@@ -26,8 +30,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--reader", action="append", help="only these, by name")
+    parser.add_argument("--write", action="store_true", help="only sum up what lies in OUT, for the docs")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.write:
+        _write_table(asked.out)
+        return
     asked.out.mkdir(parents=True, exist_ok=True)
     if asked.one:
         _fuzz(asked.one, asked.runs, asked.seed, asked.out)
@@ -47,6 +55,28 @@ def _names() -> list[str]:
 def _sum_up(out: Path) -> None:
     parts = [json.loads(path.read_text()) for path in sorted(out.glob("figures-*.json"))]
     (out / "figures.json").write_text(json.dumps(parts, indent=2) + "\n")
+
+
+def _write_table(out: Path) -> None:
+    """The table of all rounds in a folder; what they found is tried again."""
+    from fixtures.campaign_figures import Figures
+    from tests.fuzz.oracle import judge
+    from tests.fuzz.readers import READERS
+
+    parts = [json.loads(path.read_text()) for path in sorted(out.rglob("figures-*.json"))]
+    rows: list[tuple[str, int, int, int]] = []
+    for reader in READERS:
+        own = [part for part in parts if part["reader"] == reader.name]
+        found = {one["what"] for part in own for one in part["findings"]}
+        kept = [path for path in out.rglob(f"{_plain(reader.name)}-*") if _KEPT.fullmatch(path.name)]
+        left = sum(judge(reader, path.read_bytes()) is not None for path in kept)
+        rows.append((reader.name, sum(part["executions"] for part in own), len(found), left))
+    total = ("all", *(sum(int(row[column]) for row in rows) for column in (1, 2, 3)))
+    Figures(
+        "python -m tests.fuzz.campaign --runs 60000 --out FOLDER",
+        ("reader", "executions", "found", "found and still there"),
+        (*rows, total),
+    ).write("fuzzing")
 
 
 class _Round:
