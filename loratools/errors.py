@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+LONGEST = 1000
+"""Characters of a message, tensor or hint that are shown: what a file says of itself may have millions."""
+
 
 class LoratoolsError(Exception):
     """A failure that the user can understand and mend.
@@ -28,10 +31,10 @@ class LoratoolsError(Exception):
         hint: str | None = None,
         exit_code: int = 1,
     ) -> None:
-        self.message = message
+        self.message = shortened(message)
         self.file = None if file is None else os.fspath(file)
-        self.tensor = tensor
-        self.hint = hint
+        self.tensor = None if tensor is None else shortened(tensor)
+        self.hint = None if hint is None else shortened(hint)
         self.exit_code = exit_code
         super().__init__(str(self))
 
@@ -62,6 +65,11 @@ class UnsupportedError(LoratoolsError):
 def printable(text: str) -> str:
     """`text` with control characters escaped: a hostile name breaks neither the line nor the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(text: str, longest: int = LONGEST) -> str:
+    """`text`, or as much of it as a reader has patience for, and how much there was."""
+    return text if len(text) <= longest else f"{text[:longest]}... ({len(text):,} characters)"
 
 
 def advise(error: BaseException, hint: str) -> BaseException:

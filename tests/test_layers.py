@@ -14,13 +14,16 @@ from fixtures.layers import PACKAGE, ROOMS, imports, module_of, room_of, sources
 BELOW = {
     "": {"errors", "checkpoints", "operations", "reports", "cli"},
     "errors": set(),
+    "patterns": {"errors"},
     "sample": set(),
     "linalg": set(),
     "checkpoints": {"errors", "linalg", "sample"},
-    "adapters": {"errors", "linalg", "checkpoints"},
+    "adapters": {"errors", "patterns", "linalg", "checkpoints"},
     "engine": {"errors"},
-    "reports": {"errors", "engine"},
-    "operations": {"", "errors", "sample", "linalg", "checkpoints", "adapters", "engine", "reports"},
+    "reports": {"errors", "patterns", "engine"},
+    "operations": {
+        *("", "errors", "patterns", "sample", "linalg", "checkpoints", "adapters", "engine", "reports"),
+    },
     "cli": {"", "errors", "engine", "reports", "operations"},
 }
 """Which rooms each room may import from; `""` is the package itself, whose verbs are imported lazily."""

@@ -1,98 +1,93 @@
-"""PEFT's patterns for module names: regular expressions from a file, matched only where that ends soon.
+"""PEFT's patterns for module names, `rank_pattern` and `alpha_pattern`: which of them a module takes.
 
-Python's matcher tries every way to match before it says no, which a hostile pattern can make endless. So a
-repeated group is refused, and what is left has few enough ways to be counted beforehand.
+PEFT asks one after the other, `(.*\\.)?(pattern)$`. Most are names: those are looked up, so that an adapter
+with a pattern for each of ten thousand modules is read in a moment; regular expressions are asked in turn.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
-from loratools.errors import LoratoolsError
+from loratools.patterns import LONGEST, Clock, Pattern
 
-LONGEST = 1000
-"""Characters of a pattern at most."""
+__all__ = ["MOST_EXPRESSIONS", "PatternTable"]
 
-MOST_WAYS = 10**7
-"""Ways of matching one name at most: some tenths of a second."""
+MOST_EXPRESSIONS = 1000
+"""Patterns that are more than names, at most."""
 
-_TOKEN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[:=!]|\(\?<[=!]|.", re.DOTALL)
-_FLAGS = re.compile(r"\(\?[aiLmsux-]+[:)]|\(\?P|\(\?(?:[>(#]|<[^=!])")
-
-
-def checked(pattern: str) -> re.Pattern[str]:
-    """The pattern as PEFT matches it: `(.*\\.)?(pattern)$`.
-
-    Raises:
-        ValueError: it is no regular expression, or one that could take too long; says which.
-    """
-    if len(pattern) > LONGEST:
-        raise ValueError(f"{len(pattern)} characters, above {LONGEST}")
-    try:
-        compiled = re.compile(rf"(.*\.)?({pattern})$")
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(str(error)) from error
-    if _FLAGS.search(pattern):
-        raise ValueError("flags, names and references are not taken")
-    if _ways(pattern, 1) is None:
-        raise ValueError("a repeated group can take forever")
-    return compiled
+_AROUND = r"(.*\.)?({})$"
+_NAME = re.compile(r"\^?(?:[\w.-]|\\[.-])+")
 
 
-def matches(pattern: str, name: str) -> bool:
-    """Whether PEFT applies a pattern that was `checked` to a module of this name.
+class PatternTable:
+    """Patterns in the order in which they count."""
 
-    Raises:
-        LoratoolsError: matching it could take too long.
-    """
-    ways = _ways(pattern, len(name))
-    if ways is None or ways > MOST_WAYS:
-        raise LoratoolsError(
-            f"the pattern {pattern!r} could take too long to match",
-            tensor=name,
-            hint="write it in adapter_config.json with fewer repetitions, or as the modules' full names",
+    def __init__(self, patterns: Iterable[str] = ()) -> None:
+        self._patterns: list[str] = []
+        self._names: dict[str, int] = {}
+        self._loose: dict[int, dict[int, list[int]]] = {}
+        self._expressions: list[int] = []
+        self._made: dict[int, Pattern] = {}
+        self._clock = Clock()
+        for pattern in patterns:
+            self.add(pattern)
+
+    def add(self, pattern: str) -> None:
+        """One more, after the others.
+
+        Raises:
+            ValueError: it is no regular expression, or could take too long, or is one too many; says which.
+        """
+        place = len(self._patterns)
+        self._patterns.append(pattern)
+        dots = re.sub(r"\\.", "", pattern).count(".")
+        if len(pattern) > LONGEST or not _NAME.fullmatch(pattern) or (dots and pattern.startswith("^")):
+            if len(self._expressions) == MOST_EXPRESSIONS:
+                raise ValueError(f"more than {MOST_EXPRESSIONS:,} patterns that are no names")
+            self._expressions.append(place)
+            self._pattern(place)
+            return
+        name = pattern.replace("\\", "")
+        self._names.setdefault(name, place)
+        if dots:
+            self._loose.setdefault(len(name), {}).setdefault(name.count("."), []).append(place)
+
+    def first(self, module: str) -> str | None:
+        """The first pattern that PEFT applies to a module of this name.
+
+        Raises:
+            LoratoolsError: matching one could take too long.
+        """
+        ends = list(_ends(module))
+        best = min(
+            (self._names[name] for name in (f"^{module}", *ends) if name in self._names),
+            default=len(self._patterns),
         )
-    return re.match(rf"(.*\.)?({pattern})$", name) is not None
+        for place in sorted({*self._expressions, *self._alike(ends)}):
+            if place < best and self._pattern(place).match(module):
+                best = place
+                break
+        return self._patterns[best] if best < len(self._patterns) else None
+
+    def _alike(self, ends: Iterable[str]) -> Iterator[int]:
+        """Names whose dots could stand for other characters: as long as an end of the module's, with more
+        dots."""
+        for end in ends:
+            for dots, places in self._loose.get(len(end), {}).items():
+                if dots > end.count("."):
+                    yield from places
+
+    def _pattern(self, place: int) -> Pattern:
+        if place not in self._made:
+            self._made[place] = Pattern(self._patterns[place], _AROUND, self._clock)
+        return self._made[place]
 
 
-@dataclass
-class _Group:
-    """The ways of the branches so far, those of the current one, and its repetitions."""
-
-    before: float = 0.0
-    current: float = 1.0
-    repeated: int = 0
-
-    @property
-    def ways(self) -> float:
-        return self.before + self.current
-
-    def end_branch(self) -> None:
-        self.before, self.current, self.repeated = self.ways, 1.0, 0
-
-    def repeat(self, length: int) -> None:
-        """The j-th repetition in a row: together they cut a name in at most length^j / j! ways."""
-        self.repeated += 1
-        self.current *= (length + self.repeated) / self.repeated
-
-
-def _ways(pattern: str, length: int) -> float | None:
-    """A bound on the ways to match a name of so many characters; None where a group is repeated."""
-    groups, last = [_Group()], ""
-    for token in _TOKEN.findall(pattern):
-        if token.startswith("("):
-            groups.append(_Group())
-        elif token == ")" and len(groups) > 1:
-            inner = groups.pop()
-            groups[-1].current *= inner.ways
-        elif token == "|":
-            groups[-1].end_branch()
-        elif token in ("*", "+", "{"):
-            if last == ")":
-                return None
-            groups[-1].repeat(length)
-        elif token == "?" and last not in ("*", "+", "?", "}"):
-            groups[-1].current *= 2
-        last = token
-    return groups[0].ways * (length + 1)  # of the part before the pattern
+def _ends(module: str) -> Iterator[str]:
+    """The name, and what stands after each of its dots."""
+    yield module
+    at = module.find(".")
+    while at >= 0:
+        yield module[at + 1 :]
+        at = module.find(".", at + 1)

@@ -6,7 +6,7 @@ what PEFT 0.21.2 writes and loads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from loratools.adapters.bias import Bias
@@ -23,7 +23,7 @@ from loratools.adapters.update import Update
 from loratools.adapters.values import Values
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.spec import TensorSpec
-from loratools.errors import LoratoolsError, UnsupportedError
+from loratools.errors import LoratoolsError, UnsupportedError, shortened
 
 
 @dataclass
@@ -51,7 +51,7 @@ def read_adapter(checkpoint: Checkpoint) -> Adapter:
     new_modules = tuple(sorted(name for name in modules if reader.saved_in_full(name)))
     if config.modules_to_save and not new_modules:
         raise LoratoolsError(
-            f"the config saves {', '.join(config.modules_to_save)} in full, but the file has nothing of it",
+            f"the config saves {_some(config.modules_to_save)} in full, but the file has nothing of it",
             file=checkpoint.root,
             hint="save the adapter again with its modules_to_save, or take them out of the config",
         )
@@ -72,6 +72,11 @@ def read_adapter(checkpoint: Checkpoint) -> Adapter:
         keeps_ties=config.ensure_weight_tying,
         transposed_flag=config.fan_in_fan_out,
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5:,} more" if names[5:] else ""
+    return ", ".join(shortened(name, 80) for name in names[:5]) + more
 
 
 def _by_module(checkpoint: Checkpoint) -> tuple[dict[str, _Module], dict[str, str]]:

@@ -6,14 +6,15 @@ Written against `LoraConfig` of PEFT 0.21.2; a test goes over its fields, so tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
-from loratools.adapters.patterns import checked, matches
+from loratools.adapters.patterns import PatternTable
 from loratools.adapters.peft_refusals import REFUSED_FIELDS, REFUSED_INITS, REFUSED_TYPES, Refusal
-from loratools.errors import LoratoolsError
+from loratools.errors import LoratoolsError, shortened
 
 HONOURED = frozenset(
     {
@@ -47,6 +48,16 @@ HARMLESS: dict[str, str] = {
     "merge_weights": "PEFT 0.2: whether eval() merges",
 }
 """Fields that change no arithmetic of a merge, with the reason."""
+
+
+MOST_RANK = 1_000_000
+"""A rank above it is no layer's; sizes from there on overflow in somebody's arithmetic."""
+
+_LARGEST = 1e300
+"""Of an alpha: larger ones overflow where they are multiplied, and integers where they become floats."""
+
+_SHOWN = 5
+"""Unknown fields that are warned about one by one."""
 
 
 class BiasMode(str, Enum):
@@ -118,12 +129,12 @@ class PeftConfig:
 
     def rank(self, module: str) -> int:
         """The rank of a module, by its name without `base_model.model.`."""
-        pattern = first_match(self.rank_pattern, module)
+        pattern = self._ranks.first(module)
         return self.r if pattern is None else self.rank_pattern[pattern]
 
     def alpha(self, module: str) -> float:
         """The alpha of a module, by its name without `base_model.model.`."""
-        pattern = first_match(self.alpha_pattern, module)
+        pattern = self._alphas.first(module)
         return self.lora_alpha if pattern is None else self.alpha_pattern[pattern]
 
     def scaling(self, module: str) -> float:
@@ -131,16 +142,14 @@ class PeftConfig:
         rank = self.rank(module)
         return self.alpha(module) / (math.sqrt(rank) if self.use_rslora else rank)
 
+    @cached_property
+    def _ranks(self) -> PatternTable:
+        """PEFT's `get_pattern_key`, as for the alphas."""
+        return PatternTable(self.rank_pattern)
 
-def first_match(patterns: Iterable[str], module: str) -> str | None:
-    """The pattern that PEFT applies to a module: the first, in order, that reaches the end of its name.
-
-    None where PEFT takes the default (`get_pattern_key` of PEFT 0.21.2).
-
-    Raises:
-        LoratoolsError: a pattern could take too long to match.
-    """
-    return next((pattern for pattern in patterns if matches(pattern, module)), None)
+    @cached_property
+    def _alphas(self) -> PatternTable:
+        return PatternTable(self.alpha_pattern)
 
 
 class _Reader:
@@ -167,15 +176,15 @@ class _Reader:
                 raise refusal.error(self.file, f"init_lora_weights={init}")
 
     def _wrong(self, name: str, value: object, wanted: str) -> LoratoolsError:
-        return LoratoolsError(f"{name} is {value!r} where {wanted} is expected", file=self.file)
+        return LoratoolsError(f"{name} is {_shown(value)} where {wanted} is expected", file=self.file)
 
     def rank(self, name: str, value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self._wrong(name, value, "a rank of 1 or more")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_RANK:
+            raise self._wrong(name, value, f"a rank of 1 to {MOST_RANK:,}")
         return value
 
     def number(self, name: str, value: object) -> float:
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) <= _LARGEST:
             raise self._wrong(name, value, "a finite number")
         return value
 
@@ -205,9 +214,10 @@ class _Reader:
         value = self.config.get(name) or {}
         if not isinstance(value, Mapping):
             raise self._wrong(name, value, "an object of patterns")
+        table = PatternTable()
         for pattern in value:
             try:
-                checked(pattern)
+                table.add(pattern)
             except ValueError as error:
                 raise self._wrong(name, pattern, f"a harmless regular expression ({error})") from error
         return {pattern: value_of(f"{name}[{pattern}]", one) for pattern, one in value.items()}
@@ -239,8 +249,25 @@ class _Reader:
     def unknown_fields(self) -> tuple[str, ...]:
         """A warning for each field that no version known here has and that asks for something."""
         known = HONOURED | set(HARMLESS) | set(REFUSED_FIELDS)
-        return tuple(
-            f"the config's field {name} is not known here and was not applied"
+        names = [
+            name
             for name, value in sorted(self.config.items())
             if name not in known and value not in (None, False, "", 0) and value != [] and value != {}
+        ]
+        more = len(names) - _SHOWN
+        return (
+            *(
+                f"the config's field {shortened(name, 80)} is not known here and was not applied"
+                for name in names[:_SHOWN]
+            ),
+            *((f"{more:,} more fields of the config are not known here",) if more > 0 else ()),
         )
+
+
+def _shown(value: object) -> str:
+    """A value in an error: `repr` of a list of a million things would be as long as the list."""
+    if isinstance(value, (list, tuple, dict)) and len(value) > _SHOWN:
+        return f"a {type(value).__name__} of {len(value):,}"
+    if isinstance(value, int) and abs(value) > 10**20:
+        return "an integer of more than 20 digits"
+    return shortened(repr(value), 80)

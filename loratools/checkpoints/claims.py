@@ -19,6 +19,10 @@ MAX_NAME = 1000
 """Characters of a tensor's name at most: some five times the longest that models have, and few enough for the
 patterns that names are told apart by."""
 
+MAX_PARTS = 32
+"""Parts of a tensor's name, between its dots: twice as many as any model has. What goes over a name's
+modules one by one, and holds each, takes their square."""
+
 MAX_BYTES = 2**63 - 1
 """The largest file offset that a system knows."""
 
@@ -34,6 +38,12 @@ def check_name(name: Any, file: Path) -> str:
     if len(name) > MAX_NAME:
         raise LoratoolsError(
             f"a tensor's name has {len(name):,} characters, above {MAX_NAME:,}",
+            file=file,
+            tensor=f"{name[:40]}...",
+        )
+    if name.count(".") >= MAX_PARTS:
+        raise LoratoolsError(
+            f"a tensor's name has {name.count('.') + 1} parts, above {MAX_PARTS}",
             file=file,
             tensor=f"{name[:40]}...",
         )
@@ -70,17 +80,25 @@ def regular_file(path: Path) -> os.stat_result:
     return status
 
 
-def inside(path: Path, folder: Path) -> Path:
-    """`path` if, links followed, it stays in `folder` or in the `blobs` of the hub cache around it."""
-    with disk_errors(path, "open"):
-        place, home = real(path), real(folder)
+def is_inside(path: Path, folder: Path) -> bool:
+    """Whether, links followed, `path` stays in `folder` or in the `blobs` of the hub cache around it."""
+    place, home = real(path), real(folder)
+    if place.is_relative_to(home):
+        return True
     snapshot = next((at for at in (home, *home.parents) if at.parent.name == "snapshots"), None)
     cache = None if snapshot is None else snapshot.parent.parent
-    in_cache = (
-        cache is not None and cache.name.startswith("models--") and place.is_relative_to(cache / "blobs")
-    )
-    if place.is_relative_to(home) or in_cache:
-        return path
+    return cache is not None and cache.name.startswith("models--") and place.is_relative_to(cache / "blobs")
+
+
+def inside(path: Path, folder: Path) -> Path:
+    """`path` if it `is_inside` the folder.
+
+    Raises:
+        LoratoolsError: a link leads out of it.
+    """
+    with disk_errors(path, "open"):
+        if is_inside(path, folder):
+            return path
     raise LoratoolsError(
         "a link leads out of the checkpoint's folder",
         file=path,

@@ -39,6 +39,20 @@ def open_handle(path: Place, flags: int, mode: int = 0o666) -> int:
         return again(system.calls.open, path, flags, mode)
 
 
+def open_regular(path: Place) -> int:
+    """A handle for reading. What became a FIFO since it was looked at does not block, and is refused.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    handle = open_handle(path, os.O_RDONLY | system.NO_WAIT)
+    with named(path):
+        if stat.S_ISREG(again(system.calls.fstat, handle).st_mode):
+            return handle
+    close_handle(handle)
+    raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+
+
 def close_handle(handle: int) -> None:
     """Closes it; an interrupted close has closed (on Linux), and a second might hit another's handle."""
     with contextlib.suppress(InterruptedError):
@@ -83,7 +97,7 @@ class _Reading(io.RawIOBase):
     def __init__(self, path: Place) -> None:
         self.name = os.fspath(path)
         self._at = 0
-        self._handle = open_handle(path, os.O_RDONLY)
+        self._handle = open_regular(path)
 
     def readable(self) -> bool:
         return True
@@ -245,10 +259,18 @@ def listing(folder: Path) -> list[Path]:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder and those above it that are missing; one that is there is right."""
-    if is_folder(folder):
-        return
-    if folder.parent != folder:
-        make_folder(folder.parent)
-    with contextlib.suppress(FileExistsError):
-        again(system.calls.mkdir, folder)
+    """Makes the folder and those above it that are missing, within one of ours; one that is there is right,
+    and a link to one is not: somebody put it there."""
+    if not is_folder(folder):
+        if folder.parent != folder:
+            make_folder(folder.parent)
+        with contextlib.suppress(FileExistsError):
+            again(system.calls.mkdir, folder)
+    if is_link(folder):
+        raise OSError(errno.ELOOP, "a link where a folder was to be made", os.fspath(folder))
+
+
+def require_own_path(path: Path) -> None:
+    """Raises OSError where a folder above a path without links has become one since it was looked at."""
+    if real(path) != path:
+        raise OSError(errno.ELOOP, "a folder above became a link while it was written to", os.fspath(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from loratools.checkpoints.checkpoint import Checkpoint, Kind
 from loratools.checkpoints.spec import ITEM_BYTES
-from loratools.errors import LoratoolsError, UnsupportedError
+from loratools.errors import LoratoolsError, UnsupportedError, shortened
 
 _UNQUANTISED = "use the unquantised checkpoint it was made from"
 _FROM_DEEPSPEED = "run the zero_to_fp32.py that lies beside it and use its output"
@@ -96,10 +97,10 @@ def quantisation(checkpoint: Checkpoint) -> tuple[str, str | None] | None:
         declared = _declared(checkpoint.config)
         if declared:
             return declared, None
-        modules = _modules_of_packed_weights(checkpoint)
+        packed = _packed_weights(checkpoint)
         for scheme in _SCHEMES:
-            for name in checkpoint if modules else ():
-                if scheme.keys.search(name) and name.rpartition(".")[0] in modules:
+            for name in checkpoint if packed else ():
+                if scheme.keys.search(name) and _holds_one_of(name.rpartition(".")[0], packed):
                     return scheme.what, name
     unreadable = [spec for spec in checkpoint.tensors.values() if spec.dtype not in ITEM_BYTES]
     return (f"{unreadable[0].dtype} values", unreadable[0].name) if unreadable else None
@@ -110,17 +111,24 @@ def _declared(config: Mapping[str, Any]) -> str | None:
     if not isinstance(declared, dict):
         return None
     method = declared.get("quant_method") or declared.get("format") or "an unnamed method"
-    return f"weights that config.json declares as quantised by {method}"
+    return f"weights that config.json declares as quantised by {shortened(str(method), 80)}"
 
 
-def _modules_of_packed_weights(checkpoint: Checkpoint) -> set[str]:
-    """Every module (and weight) under which something is held in a type that only quantised weights have."""
-    modules: set[str] = set()
-    for name, spec in checkpoint.tensors.items():
-        if spec.dtype not in ITEM_BYTES or spec.dtype in ("int8", "uint8", "int32"):
-            parts = name.split(".")
-            modules.update(".".join(parts[:length]) for length in range(1, len(parts) + 1))
-    return modules
+def _packed_weights(checkpoint: Checkpoint) -> list[str]:
+    """The names, sorted, of what is held in a type that only quantised weights have."""
+    return sorted(
+        name
+        for name, spec in checkpoint.tensors.items()
+        if spec.dtype not in ITEM_BYTES or spec.dtype in ("int8", "uint8", "int32")
+    )
+
+
+def _holds_one_of(module: str, names: list[str]) -> bool:
+    """Whether one of the sorted names is the module's own or begins with it and a dot."""
+    own, inside = bisect_left(names, module), bisect_left(names, f"{module}.")
+    return (own < len(names) and names[own] == module) or (
+        inside < len(names) and names[inside].startswith(f"{module}.")
+    )
 
 
 def require_computable(checkpoint: Checkpoint) -> None:

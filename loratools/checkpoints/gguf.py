@@ -18,8 +18,18 @@ from loratools.errors import LoratoolsError
 
 MAGIC = b"GGUF"
 
-_MOST_ENTRIES = 1_000_000
-_STRING_BYTES = 16_000_000
+_MOST_ENTRIES = 200_000
+"""Tensors, or entries of metadata: some hundred times those of any model."""
+
+_MOST_ITEMS = 3_000_000
+"""Strings that arrays of metadata hold together: each is stepped over on its own. Vocabularies and their
+merges have up to a million."""
+
+_TEXT_BYTES = 64_000_000
+"""Bytes of the texts that are kept: all metadata but arrays."""
+
+_MOST_DIMENSIONS = 4
+"""ggml's own limit."""
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -81,6 +91,8 @@ class _Header:
         self._file = file
         self._left = size
         self._path = path
+        self._items = _MOST_ITEMS
+        self._text = _TEXT_BYTES
 
     def read(self) -> tuple[dict[str, Any], dict[str, TensorSpec]]:
         magic, version = self._take(4), self._number("I")
@@ -88,8 +100,12 @@ class _Header:
             raise self._broken("of an unknown version")
         tensor_count, entry_count = self._count(), self._count()
         metadata = {}
+        keys: set[str] = set()
         for _ in range(entry_count):
             key = self._string()
+            if key in keys:
+                raise LoratoolsError(f"the key {key!r} stands in the header twice", file=self._path)
+            keys.add(key)
             value = self._value(self._number("I"))
             if value is not None:
                 metadata[key] = value
@@ -103,7 +119,10 @@ class _Header:
 
     def _tensor(self) -> TensorSpec:
         name = check_name(self._string(), self._path)
-        dimensions = [self._number("Q") for _ in range(min(self._number("I"), 8))]
+        count = self._number("I")
+        if count > _MOST_DIMENSIONS:
+            raise LoratoolsError(f"a shape of {count:,} sizes", file=self._path, tensor=name)
+        dimensions = [self._number("Q") for _ in range(count)]
         kind, offset = self._number("I"), self._number("Q")
         if kind not in _TYPES:
             raise LoratoolsError(f"the unknown tensor type {kind}", file=self._path, tensor=name)
@@ -132,6 +151,9 @@ class _Header:
     def _skip_strings(self, count: int) -> None:
         if count * 8 > self._left:
             raise self._broken("cut short")
+        self._items -= count
+        if self._items < 0:
+            raise self._broken(f"with more than {_MOST_ITEMS:,} strings in its arrays")
         for _ in range(count):
             self._skip(self._number("Q"))
 
@@ -159,8 +181,9 @@ class _Header:
 
     def _string(self) -> str:
         size = self._number("Q")
-        if size > _STRING_BYTES:
-            raise self._broken("with an endless string")
+        if size > self._text:
+            raise self._broken(f"with more than {_TEXT_BYTES:,} bytes of text")
+        self._text -= size
         try:
             return self._take(size).decode("utf-8")
         except UnicodeDecodeError as error:

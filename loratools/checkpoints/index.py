@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from loratools.checkpoints.claims import check_name, inside
+from loratools.checkpoints.claims import MAX_BYTES, check_name, inside
 from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import exists
 from loratools.checkpoints.jsonfile import INDEX_BYTES, read_json
@@ -15,6 +15,8 @@ from loratools.checkpoints.weightfile import Weights, open_weights
 from loratools.errors import LoratoolsError
 
 _ODD_CHARACTERS = frozenset("/\\:\0")
+_LONGEST_NAME = 255
+"""Characters of a file's name: no file system takes more."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,16 @@ def read_index(path: Path) -> Index:
         raise LoratoolsError("the index has no weight_map", file=path)
     for name, shard in weight_map.items():
         check_name(name, path)
-        if not isinstance(shard, str) or not shard.isprintable() or shard in ("", ".", ".."):
+        named = isinstance(shard, str) and shard.isprintable() and len(shard) <= _LONGEST_NAME
+        if not named or shard in ("", ".", ".."):
             raise LoratoolsError(f"{shard!r} names no shard", file=path, tensor=name)
         if _ODD_CHARACTERS & set(shard):
             raise LoratoolsError(f"the shard name {shard!r} leaves the folder", file=path, tensor=name)
     metadata = content.get("metadata")
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    return Index(path, weight_map, total if isinstance(total, (int, float)) else None)
+    if isinstance(total, (int, float)):  # an integer of any length is one to JSON, but no float
+        total = float(max(-MAX_BYTES, min(total, MAX_BYTES)))
+    return Index(path, weight_map, total if isinstance(total, float) else None)
 
 
 def open_shards(path: Path) -> Weights:

@@ -120,6 +120,7 @@ class Publication:
         replaced could not be removed.
         """
         with disk_errors(self.target, "publish the output"):
+            files.require_own_path(self.folder)
             source = self._source()
             self._ours = files.identity(source)
             self._flush()
@@ -160,6 +161,7 @@ class Publication:
                 again(system.calls.mkdir, self._partial.path)
             except FileExistsError:
                 continue
+            files.require_own_path(self._partial.path)  # a race for a folder above it is lost before any file
             self._partial.liveness.begin()
             rival = rival_of(self._partial, self._final)
             if rival is None:

@@ -6,12 +6,11 @@ A file that shrinks while it is read is then an error with a name, not a dead pr
 from __future__ import annotations
 
 import contextlib
-import os
 import zlib
 from types import TracebackType
 
 from loratools.checkpoints import system
-from loratools.checkpoints.files import again, close_handle, open_handle, read_into
+from loratools.checkpoints.files import again, close_handle, open_regular, read_into
 from loratools.checkpoints.spec import ITEM_BYTES, RawTensor, Storage, TensorSpec
 from loratools.checkpoints.strided import StridedLayout
 from loratools.errors import LoratoolsError
@@ -45,7 +44,7 @@ class TensorReader:
         self._layout = None if spec.strides is None else StridedLayout.of(spec)
         self._span: tuple[range, bytearray] | None = None
         try:
-            self._handle = open_handle(spec.file, os.O_RDONLY)
+            self._handle = open_regular(spec.file)
         except OSError as error:
             raise self._error(f"cannot open: {error.strerror}") from error
         if spec.storage is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from loratools.checkpoints import hub
 from loratools.checkpoints.checkpoint import Checkpoint, Kind
@@ -16,6 +18,7 @@ from loratools.checkpoints.foreign import refuse_framework
 from loratools.checkpoints.formats import kind_and_format
 from loratools.checkpoints.index import open_shards
 from loratools.checkpoints.jsonfile import read_json
+from loratools.checkpoints.modelconfig import check_config
 from loratools.checkpoints.weightfile import open_weights
 from loratools.errors import LoratoolsError, UsageError
 
@@ -136,11 +139,13 @@ def _open(reference: str, located: Located, revision: str | None) -> Checkpoint:
     weights = open_shards(located.weights) if sharded else open_weights(located.weights)
     if not weights.tensors:
         raise LoratoolsError("no tensors in it", file=located.weights)
-    config = {} if located.config is None else read_json(located.config)
+    config: Mapping[str, Any] = {} if located.config is None else read_json(located.config)
     is_adapter_config = located.config is not None and located.config.name == ADAPTER_CONFIG
     kind, form = kind_and_format(weights.tensors, weights.container, config if is_adapter_config else None)
     if kind is Kind.ADAPTER and not is_adapter_config:
         config = {}  # a config.json beside a bare adapter file is its neighbour's
+    elif located.config is not None and not is_adapter_config:
+        config = check_config(config, located.config)
     return Checkpoint(
         reference=reference,
         root=located.root,

@@ -71,12 +71,13 @@ def read_header(path: Path) -> Header:
     """
     size = regular_file(path).st_size
     header = _header_bytes(path, size)
-    entries = parse_object(header, path)
+    entries, length = parse_object(header, path), len(header)
+    del header
     metadata = _metadata(entries.pop("__metadata__", {}), path)
-    start = 8 + len(header)
+    start = 8 + length
     tensors = {check_name(name, path): _spec(name, entry, path, start) for name, entry in entries.items()}
     _check_cover(tensors, start, size, path)
-    return Header(tensors, metadata, tuple(_header_warnings(path, len(header))))
+    return Header(tensors, metadata, tuple(_header_warnings(path, length)))
 
 
 def read_start(path: Path) -> bytes:

@@ -19,6 +19,7 @@ Place: TypeAlias = "str | os.PathLike[str]"
 BINARY = getattr(os, "O_BINARY", 0)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 FOLDER = getattr(os, "O_DIRECTORY", 0)
+NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 
 NO_REPLACE, EXCHANGE = 1, 2
 """What `rename_as` may be told: to take no name that stands for something, to swap two names."""

@@ -44,6 +44,9 @@ def unpickle(data: bytes) -> Any:
         raise PickleError("its pickle is broken") from error
 
 
+MOST_STEPS = 4_000_000
+"""Opcodes at most: a state dict of 100,000 tensors takes 3 million, and none makes more than 100 bytes."""
+
 _MARK = object()
 
 
@@ -59,7 +62,7 @@ class _Machine:
     def run(self) -> Any:
         steps = {code: getattr(self, name) for code, name in _OPCODES.items()}
         constants = _CONSTANTS
-        while True:
+        for _ in range(MOST_STEPS):
             code = self._data[self._at]
             self._at += 1
             if code in steps:
@@ -70,6 +73,7 @@ class _Machine:
                 return self._stack.pop()
             else:
                 raise PickleError(f"its pickle uses the opcode {bytes([code])!r}, which no torch file needs")
+        raise PickleError(f"its pickle has more than {MOST_STEPS:,} steps")
 
     def _take(self, size: int) -> bytes:
         piece = self._data[self._at : self._at + size]
@@ -191,7 +195,7 @@ class _Machine:
 
     def _reduce(self) -> None:
         args, function = self._stack.pop(), self._stack.pop()
-        self._stack.append(expect(function, Builder).build(expect(args, tuple)))
+        self._stack.append(expect(function, Builder).make(args))
 
     def _build(self) -> None:
         """An object's attributes (`_metadata` of a state dict): dropped. A tensor's are refused."""

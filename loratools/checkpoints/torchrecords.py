@@ -10,7 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from loratools.checkpoints.claims import MAX_DIMENSIONS
+
 _Record = TypeVar("_Record")
+
+
+_MOST_ARGUMENTS = 16
+"""Twice what any function in the table takes."""
 
 
 class PickleError(Exception):
@@ -64,6 +70,12 @@ class Builder:
     name: str
     build: Callable[[tuple[Any, ...]], Any]
 
+    def make(self, args: Any) -> Any:
+        """The record of some arguments: few, since one long tuple could be given a million times."""
+        if len(expect(args, tuple)) > _MOST_ARGUMENTS:
+            raise PickleError(f"its pickle gives {len(args):,} arguments to {self.name}")
+        return self.build(args)
+
 
 def expect(value: Any, kind: type[_Record]) -> _Record:
     """`value`, which must be of exactly this kind."""
@@ -73,6 +85,8 @@ def expect(value: Any, kind: type[_Record]) -> _Record:
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
+    if isinstance(value, tuple) and len(value) > MAX_DIMENSIONS:
+        raise PickleError(f"a tensor has {len(value):,} axes, above {MAX_DIMENSIONS}")
     if not isinstance(value, tuple) or any(type(size) is not int or size < 0 for size in value):
         raise PickleError("a tensor's shape or strides are no sizes")
     return value
@@ -111,13 +125,18 @@ def _parameter(args: tuple[Any, ...]) -> TensorRef | Unreadable:
 def _from_type(args: tuple[Any, ...]) -> Any:
     """`_rebuild_from_type_v2(function, type, arguments, state)`: a tensor or parameter with attributes."""
     function, _, arguments, _ = args
-    return expect(function, Builder).build(expect(arguments, tuple))
+    return expect(function, Builder).make(arguments)
 
 
 def _mapping(args: tuple[Any, ...]) -> dict[Any, Any]:
+    """`OrderedDict()`, or of a list of pairs: used up by it, lest one list make a million dictionaries."""
     found: dict[Any, Any] = {}
-    for key, value in args[0] if args else ():
-        found[plain_key(key)] = value
+    pairs = expect(args[0], list) if args else []
+    for key, value in pairs:
+        if plain_key(key) in found:
+            raise PickleError(f"the key {key!r} stands twice")
+        found[key] = value
+    pairs.clear()
     return found
 
 

@@ -26,6 +26,14 @@ from loratools.errors import LoratoolsError
 PICKLE_BYTES = 32_000_000
 """Cap on data.pkl: more than 100,000 tensors."""
 
+DIRECTORY_BYTES = 16_000_000
+"""Cap on a zip's directory: 250,000 tensors. It is read whole, and each entry becomes half a kilobyte."""
+
+MOST_SPREAD = 64
+"""A view may lie over so many times its own bytes, and `FREE_SPREAD`: what lies between is read with it."""
+
+FREE_SPREAD = 64_000_000
+
 _WRAPPERS = ("state_dict", "model")
 """Keys under which training scripts keep the state dict beside other things."""
 
@@ -79,7 +87,7 @@ def read_state_dict(path: Path) -> StateDict:
 def _members(file: BinaryIO, path: Path) -> dict[str, Storage]:
     """Every member by name: where its bytes lie, how many, and their CRC."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(_CappedReads(file)) as archive:
             infos = archive.infolist()
             end = archive.start_dir
     except (
@@ -108,6 +116,23 @@ def _members(file: BinaryIO, path: Path) -> dict[str, Storage]:
         reached = member.offset + member.bytes
         members[info.filename] = member
     return members
+
+
+class _CappedReads:
+    """What `zipfile` reads a directory through: it believes how long the directory says it is."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if size > DIRECTORY_BYTES:
+            raise zipfile.BadZipFile
+        data = self._file.read(DIRECTORY_BYTES + 1 if size < 0 else size)
+        if len(data) > DIRECTORY_BYTES:
+            raise zipfile.BadZipFile
+        return data
 
 
 def _member(file: BinaryIO, info: zipfile.ZipInfo, path: Path) -> Storage:
@@ -204,6 +229,11 @@ def _spec(name: str, tensor: TensorRef, records: Mapping[str, Storage], path: Pa
     if elements * item > record.bytes:
         raise LoratoolsError(
             f"{elements:,} elements repeated from a record of {record.bytes:,} bytes", file=path, tensor=name,
+            hint="save it after .contiguous()",
+        )  # fmt: skip
+    if elements and (last + 1 - MOST_SPREAD * elements) * item > FREE_SPREAD:
+        raise LoratoolsError(
+            f"{elements:,} elements spread over {(last + 1) * item:,} bytes", file=path, tensor=name,
             hint="save it after .contiguous()",
         )  # fmt: skip
     return TensorSpec(

@@ -21,16 +21,19 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     Raises:
         OSError: a folder cannot be listed; what lies in it is not left out in silence.
     """
-    folders: list[str] = []
-    others: list[str] = []
-    for path in listing(folder):
-        found = status(path)
-        (folders if found is not None and stat.S_ISDIR(found.st_mode) else others).append(path.name)
-    yield folder, folders, others
-    for name in folders:
-        below = status(folder / name, follow=False)
-        if below is not None and stat.S_ISDIR(below.st_mode):
-            yield from walk(folder / name)
+    ahead = [folder]
+    while ahead:  # no recursion: a tree may be deeper than that goes
+        here = ahead.pop()
+        folders: list[str] = []
+        others: list[str] = []
+        for path in listing(here):
+            found = status(path)
+            (folders if found is not None and stat.S_ISDIR(found.st_mode) else others).append(path.name)
+        yield here, folders, others
+        for name in reversed(folders):
+            below = status(here / name, follow=False)
+            if below is not None and stat.S_ISDIR(below.st_mode):
+                ahead.append(here / name)
 
 
 def remove(path: Path) -> None:

@@ -15,12 +15,15 @@ from loratools.cli.failures import Late
 from loratools.cli.options import Invocation
 from loratools.cli.process import Terminated
 from loratools.engine.progress import Progress
-from loratools.errors import printable
+from loratools.errors import printable, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from loratools.reports.report import Report
+
+_LONGEST_WARNING = 4000
+"""Characters of a warning that are shown: it may quote what a file says of itself."""
 
 ENDLESS = 100_000
 """Columns of a page that is no terminal, or too narrow a one: so many that no name is cut or folded."""
@@ -41,7 +44,7 @@ def show(report: Report, invocation: Invocation) -> None:
 
 def _print(report: Report, invocation: Invocation) -> None:
     for warning in report.warnings:
-        click.echo(f"Warning: {printable(warning)}", err=True)
+        click.echo(f"Warning: {printable(shortened(warning, _LONGEST_WARNING))}", err=True)
     if invocation.as_json:
         click.echo(as_json(report.to_json()))
     elif not invocation.quiet:
@@ -56,8 +59,13 @@ def _print(report: Report, invocation: Invocation) -> None:
                     page = lines(page) or page
                 fits = isinstance(page, str) or least_width(page) <= width
                 out.width = width if fits else ENDLESS  # the terminal wraps whole rows then
-                out.print(page, soft_wrap=isinstance(page, str))
+                out.print(_plain(page) if isinstance(page, str) else page, soft_wrap=isinstance(page, str))
         click.echo(_encodable(drawn.get()), nl=False)
+
+
+def _plain(text: str) -> str:
+    """Lines of text with what a stranger's name may hold of control characters escaped."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def _encodable(text: str) -> str:

@@ -18,6 +18,7 @@ from loratools import sample
 from loratools.checkpoints import provenance, system
 from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import again, has_name, read_bytes, status, write_text
+from loratools.checkpoints.jsonfile import read_json
 from loratools.checkpoints.reference import SAMPLE
 from loratools.checkpoints.trees import remove
 from loratools.errors import LoratoolsError
@@ -29,6 +30,7 @@ FOLDER = Path("loratools-sample")
 """Where bare runs write, in the current folder."""
 
 _LEDGER = ".bare-runs.json"
+_LEDGER_BYTES = 1_000_000
 
 
 def everything() -> tuple[str, ...]:
@@ -83,19 +85,18 @@ def bare_run(name: str, *, force: bool, dry_run: bool = False, folder: Path = FO
 
 def _fingerprint(output: Path) -> str | None:
     try:
-        return hashlib.sha256(read_bytes(output / provenance.FILE)).hexdigest()
+        told = read_bytes(output / provenance.FILE, provenance.SIZE_LIMIT)
     except OSError:
         return None
+    return hashlib.sha256(told).hexdigest()
 
 
 def _read(ledger: Path) -> dict[str, str]:
     try:
-        entries = json.loads(read_bytes(ledger))
-    except (OSError, ValueError):
+        entries = read_json(ledger, _LEDGER_BYTES)
+    except LoratoolsError:
         return {}
-    if not isinstance(entries, dict):
-        return {}
-    return {str(name): str(value) for name, value in entries.items()}
+    return {name: value for name, value in entries.items() if isinstance(value, str)}
 
 
 def _write(ledger: Path, entries: dict[str, str]) -> None:

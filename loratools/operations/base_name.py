@@ -15,7 +15,12 @@ def base_name(base: Checkpoint, given: str | None) -> str:
     """The name given, else the hub id, else what the base's config says, else the name of its folder.
 
     A path in the config (`_name_or_path`) is no name: it is one machine's. The bundled sample has its own.
+    What UTF-8 cannot hold of a folder's name stands there as escapes.
     """
+    return _told(base, given).encode("utf-8", "backslashreplace").decode()
+
+
+def _told(base: Checkpoint, given: str | None) -> str:
     if given is not None:
         return given
     if _is_sample(base.folder):

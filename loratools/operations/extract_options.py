@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -12,6 +11,7 @@ from loratools.errors import UsageError
 from loratools.linalg.factors import Fold
 from loratools.linalg.svd import SvdMethod
 from loratools.operations.choices import choice
+from loratools.patterns import Pattern, patterns_of_option
 
 DEFAULT_RANK = 16
 
@@ -74,8 +74,8 @@ class Selection:
     """Which modules are factored: those that a pattern of `targets` finds (all, if there is none) and none of
     `exclude` does. Patterns are searched for in the module's name in memory."""
 
-    targets: tuple[re.Pattern[str], ...]
-    exclude: tuple[re.Pattern[str], ...]
+    targets: tuple[Pattern, ...]
+    exclude: tuple[Pattern, ...]
 
     def named(self, module: str) -> bool:
         """Whether a pattern of `targets` asks for the module by name."""
@@ -141,7 +141,9 @@ class ExtractOptions:
         )
         return cls(
             truncation=truncation,
-            selection=Selection(_patterns(targets, "--targets"), _patterns(exclude, "--exclude")),
+            selection=Selection(
+                patterns_of_option(targets, "--targets"), patterns_of_option(exclude, "--exclude")
+            ),
             rest=choice(Rest, rest, "--rest"),
             unholdable=choice(Unholdable, unholdable, "--unholdable"),
             base_name=base_name,
@@ -190,16 +192,3 @@ def _check_amount(rank: int | None, energy: float | None, max_rank: int | None, 
             "--max-rank limits what --energy or --rank auto chooses",
             hint="give one of these, or --rank alone",
         )
-
-
-def _patterns(words: Iterable[str], option: str) -> tuple[re.Pattern[str], ...]:
-    if isinstance(words, str):
-        raise UsageError(f"{option} takes a list of patterns, not one text", hint=f"[{words!r}]")
-    return tuple(_pattern(text, option) for text in words)
-
-
-def _pattern(text: str, option: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise UsageError(f"{option} {text!r} is no regular expression: {error}") from None

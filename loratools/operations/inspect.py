@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -118,7 +119,7 @@ def _alphas(checkpoint: Checkpoint) -> list[float]:
     declared = checkpoint.config.get(_ALPHA_KEYS.get(checkpoint.format, ""))
     pattern = checkpoint.config.get("alpha_pattern")
     of_modules = pattern.values() if isinstance(pattern, dict) else ()
-    alphas = [float(value) for value in (declared, *of_modules) if isinstance(value, (int, float))]
+    alphas = [float(value) for value in (declared, *of_modules) if _finite(value)]
     if checkpoint.format in _SCALAR_ALPHAS:
         scalars = [spec for name, spec in checkpoint.items() if name.endswith(".alpha")]
         alphas += [value for spec in scalars if (value := read_scalar(spec)) is not None]
@@ -173,6 +174,13 @@ def _contents(checkpoint: Checkpoint) -> dict[str, Any]:
         "files": [path.name for path in checkpoint.shards],
         "revision": checkpoint.revision,
     }
+
+
+def _finite(value: Any) -> bool:
+    """Whether it is a number that a float can hold."""
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    )
 
 
 def _integer(value: Any) -> int | None:

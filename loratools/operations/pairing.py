@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from loratools.adapters.layers import Layer, LayerGuess, layer_of
@@ -91,6 +92,10 @@ class Pair:
 
     def modules(self) -> frozenset[str]:
         """All modules of tuned that a tensor's name tells of, containers included."""
+        return self._modules
+
+    @cached_property
+    def _modules(self) -> frozenset[str]:
         found: set[str] = set()
         for name in (name for name, tensor in self.tensors.items() if tensor.tuned is not None):
             parts = name.split(".")[:-1]

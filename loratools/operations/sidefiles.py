@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from loratools.checkpoints import provenance
+from loratools.checkpoints.claims import is_inside
 from loratools.checkpoints.disk import disk_errors
-from loratools.checkpoints.files import is_file, is_folder, is_link, read_bytes, real, size
+from loratools.checkpoints.files import is_file, is_folder, is_link, real, size
+from loratools.checkpoints.jsonfile import read_value
 from loratools.checkpoints.trees import walk
+from loratools.errors import LoratoolsError
 
 _NAMED = 20
 """Files that a line names; `--json` has all."""
@@ -127,8 +130,8 @@ def side_files(folder: Path, weights: frozenset[Path], *, skip: Path | None = No
     """Sorts everything below `folder`, but the weights themselves, into what comes along and what does not.
 
     Args:
-        folder: the checkpoint's folder. Links to files are read through (a hub cache is made of them);
-            links to folders are not followed.
+        folder: the checkpoint's folder. Links to files in it, and in the hub cache around it, are read
+            through; links to folders are not followed.
         weights: the weight files of the checkpoint, which the output replaces, as the checkpoint names them.
         skip: an output inside of the folder would be copied into itself; it is left out in silence.
     """
@@ -139,7 +142,7 @@ def side_files(folder: Path, weights: frozenset[Path], *, skip: Path | None = No
         for relative, file in _walk(folder, left, skip):
             if file in weights:
                 continue
-            reason = _reason(relative, file, modules)
+            reason = _reason(folder, relative, file, modules)
             if reason is None:
                 copied[str(relative)] = file
             else:
@@ -156,7 +159,11 @@ def with_tokenizer(files: SideFiles, adapter: Path) -> tuple[SideFiles, bool]:
     with disk_errors(adapter, "open"):
         if not is_folder(adapter) or not any(is_file(adapter / mark) for mark in _TOKENIZER_MARKS):
             return files, False
-        own = {name: adapter / name for name in sorted(TOKENIZER_FILES) if is_file(adapter / name)}
+        own = {
+            name: adapter / name
+            for name in sorted(TOKENIZER_FILES)
+            if is_file(adapter / name) and is_inside(adapter / name, adapter)
+        }
     kept = {path: file for path, file in files.copied.items() if path not in _STALE_BESIDE_ANOTHER}
     return SideFiles({**kept, **own}, files.left_behind), True
 
@@ -197,10 +204,12 @@ def _folder_reason(folder: Path) -> str | None:
     return _SKIPPED_FOLDERS.get(folder.name)
 
 
-def _reason(relative: PurePosixPath, file: Path, modules: frozenset[str]) -> str | None:
+def _reason(folder: Path, relative: PurePosixPath, file: Path, modules: frozenset[str]) -> str | None:
     """Why a file stays behind; None if it comes along."""
     if not is_file(file):
         return "a broken link" if is_link(file) else "not a file"
+    if is_link(file) and not is_inside(file, folder):
+        return "a link that leads out of the folder"
     if _PARTIAL.fullmatch(file.name):
         return "a leftover of an interrupted run"
     if len(relative.parts) > 1 and relative.parts[0] in modules:
@@ -210,10 +219,12 @@ def _reason(relative: PurePosixPath, file: Path, modules: frozenset[str]) -> str
 
 def _sentence_modules(folder: Path) -> frozenset[str]:
     """The subfolders with further layers of the model, which sentence-transformers' `modules.json` lists."""
-    import json
-
     try:
-        entries = json.loads(read_bytes(folder / "modules.json"))
-        return frozenset(PurePosixPath(str(entry["path"])).parts[0] for entry in entries if entry.get("path"))
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        entries = read_value(folder / "modules.json")
+    except LoratoolsError:
         return frozenset()
+    listed = entries if isinstance(entries, list) else []
+    paths = [entry.get("path") for entry in listed if isinstance(entry, dict)]
+    return frozenset(
+        part for path in paths if isinstance(path, str) for part in PurePosixPath(path).parts[:1]
+    )

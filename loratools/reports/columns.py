@@ -82,7 +82,7 @@ def _filled(cells: Sequence[str], justify: str) -> list[str]:
 
 def heading(title: str) -> Text:
     """A table's title, in one line however narrow the table is."""
-    return Text(title, style="bold", no_wrap=True, overflow="ignore")
+    return Text(printable(title), style="bold", no_wrap=True, overflow="ignore")
 
 
 def least_width(drawn: Table) -> int:

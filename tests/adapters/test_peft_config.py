@@ -15,7 +15,8 @@ from peft import LoraConfig
 from peft.utils import PeftType
 from peft.utils.other import get_pattern_key
 
-from loratools.adapters.peft_config import HARMLESS, HONOURED, BiasMode, PeftConfig, first_match
+from loratools.adapters.patterns import PatternTable
+from loratools.adapters.peft_config import HARMLESS, HONOURED, BiasMode, PeftConfig
 from loratools.adapters.peft_refusals import REFUSED_FIELDS, REFUSED_TYPES
 from loratools.errors import LoratoolsError
 
@@ -112,7 +113,7 @@ def test_what_refuses_nothing_when_it_asks_for_nothing() -> None:
         ({"alpha_pattern": {"q": "1"}}, r"alpha_pattern\[q\]"),
         ({"rank_pattern": {"(a+)+b": 4}}, "a repeated group can take forever"),
         ({"alpha_pattern": {"(?x: (a+) +)": 4}}, "flags, names and references"),
-        ({"rank_pattern": {"q" * 1001: 4}}, "1001 characters"),
+        ({"rank_pattern": {"q" * 1001: 4}}, "1,001 characters"),
         ({"rank_pattern": {"(" * 900: 4}}, "regular expression"),
         ({"bias": "some"}, "bias is 'some'"),
         ({"modules_to_save": "lm_head"}, "modules_to_save"),
@@ -167,13 +168,18 @@ PATTERNS = [
     "1.self_attn.q_proj",
     ".*",
     "^q",
+    r"layers\.11\.self_attn\.q_proj",
+    "layers.1.*q_proj",
+    "layers.1.self.attn.q.proj",
+    "^model.layers.2.self_attn.v_proj",
+    r"^model\.layers\.2\.self_attn\.v_proj",
 ]
 
 
 @given(st.lists(st.sampled_from(PATTERNS), unique=True), st.sampled_from(NAMES))
 def test_first_pattern_is_pefts(patterns: list[str], name: str) -> None:
     """Also where PEFT's answer for no match is the name itself."""
-    assert (first_match(patterns, name) or name) == get_pattern_key(patterns, name)
+    assert (PatternTable(patterns).first(name) or name) == get_pattern_key(patterns, name)
 
 
 def test_patterns_keep_the_files_order_and_reach_the_end_of_the_name() -> None:

@@ -57,7 +57,9 @@ def main() -> None:
             print(*rows[-1], sep=" | ", flush=True)
         alone, together = _eight_at_once(folder)
         size = round((folder / "inputs" / "base" / "model.safetensors").stat().st_size / 1e6)
-        rows.append((f"merge a base of {size} MB", round(alone.seconds, 1), round(alone.processor, 1), "", ""))
+        rows.append(
+            (f"merge a base of {size} MB", round(alone.seconds, 1), round(alone.processor, 1), "", "")
+        )
         rows.append(("eight of these at once, on the same inputs", round(together, 1), "", "", ""))
     figures = Figures("python tests/benchmarks/load.py --write", COLUMNS, rows)
     print(figures.markdown())

@@ -17,7 +17,7 @@ from loratools.checkpoints.reference import open_checkpoint
 from loratools.errors import LoratoolsError
 
 
-@pytest.mark.parametrize("case", hostile.ALL, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", hostile.CHECKPOINTS, ids=lambda case: case.name)
 def test_hostile_files_are_refused_in_a_line(case: Hostile, tmp_path: Path) -> None:
     reference = case.make(tmp_path)
     opened: Checkpoint | None = None

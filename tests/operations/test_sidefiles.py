@@ -112,14 +112,40 @@ def test_layers_of_a_sentence_encoder_come_along(folder: Path) -> None:
 
 
 def test_links_are_read_through_and_broken_ones_named(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "blob").write_text("content")
-    (folder / "vocab.json").symlink_to(tmp_path / "blob")
+    (folder / "blob").write_text("content")
+    (tmp_path / "secret").write_text("not for others")
+    (folder / "vocab.json").symlink_to(folder / "blob")
+    (folder / "notes.txt").symlink_to(tmp_path / "secret")
     (folder / "merges.txt").symlink_to(tmp_path / "nowhere")
     (folder / "more").symlink_to(tmp_path)
     files = sort(folder)
     assert files.copied["vocab.json"].read_text() == "content"
     assert {one.path: one.reason for one in files.left_behind}["merges.txt"] == "a broken link"
     assert {one.path: one.reason for one in files.left_behind}["more/"] == "a link to a folder"
+    assert "notes.txt" not in files.copied
+    assert {one.path: one.reason for one in files.left_behind}[
+        "notes.txt"
+    ] == "a link that leads out of the folder"
+
+
+def test_the_hub_s_cache_is_made_of_links(tmp_path: Path) -> None:
+    cache = tmp_path / "models--a--b"
+    snapshot = cache / "snapshots" / "0123"
+    for made in (snapshot, cache / "blobs"):
+        made.mkdir(parents=True)
+    (cache / "blobs" / "9876").write_text("content")
+    (snapshot / "vocab.json").symlink_to("../../blobs/9876")
+    assert sort(snapshot).copied["vocab.json"].read_text() == "content"
+
+
+def test_an_adapter_s_tokenizer_is_not_read_out_of_its_folder(folder: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (tmp_path / "secret").write_text("not for others")
+    (adapter / "tokenizer.json").write_text("{}")
+    (adapter / "vocab.txt").symlink_to(tmp_path / "secret")
+    files, used = with_tokenizer(sort(folder), adapter)
+    assert used and "vocab.txt" not in files.copied
 
 
 def test_an_adapter_s_tokenizer_takes_the_place_of_the_base_s(folder: Path, tmp_path: Path) -> None:

@@ -61,7 +61,8 @@ def read_texts(path: Path) -> dict[int, str]:
     texts = {
         index: decode(token) for index, token in pairs if isinstance(index, int) and isinstance(token, str)
     }
-    for added in data.get("added_tokens") or ():
+    more = data.get("added_tokens")
+    for added in more if isinstance(more, list) else ():
         if isinstance(added, Mapping) and isinstance(added.get("id"), int):
             texts[added["id"]] = str(added.get("content"))
     return texts

@@ -63,7 +63,8 @@ def architecture_of(
     family, notes = _family(kind, fields)
     shape = family.build(fields)
     if shape.layers < 1 or shape.hidden < 1:
-        raise LoratoolsError("the config describes no layers", file=file)
+        what = "no layers" if shape.layers < 1 else f"layers of hidden size {shape.hidden}"
+        raise LoratoolsError(f"the config describes {what}", file=file)
     return Architecture(
         name=name,
         source=source,

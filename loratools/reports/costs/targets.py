@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from loratools.errors import UsageError
+from loratools.patterns import Pattern, patterns_of_option
 from loratools.reports.costs.architecture import Architecture, Parts
 from loratools.reports.words import family
 
 __all__ = ["Adapted", "Targets", "choose"]
 
-Pattern = re.Pattern[str]
+MOST_MODULES = 1_000_000
+"""Names that patterns are searched for in: the largest mixtures of experts have some 50,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,13 @@ def choose(
     if not patterns:
         found = [_adapted(part) for part in architecture.matrices]
         return Targets(_summed(found), "all linear layers of the blocks")
-    compiled = [_compiled(pattern, option) for pattern in patterns]
+    compiled = patterns_of_option(patterns, option)
+    count = sum(part.count for part in architecture.matrices)
+    if count > MOST_MODULES:
+        raise UsageError(
+            f"{count:,} linear layers, more than the {MOST_MODULES:,} that patterns are searched for in",
+            file=architecture.name,
+        )
     for pattern in compiled:
         if not any(_found(part, [pattern]) for part in architecture.matrices):
             raise UsageError(
@@ -110,15 +117,6 @@ def _summed(found: Iterable[Adapted]) -> tuple[Adapted, ...]:
         key = (one.name, one.out, one.into)
         counts[key] = counts.get(key, 0) + one.count
     return tuple(Adapted(*key, count) for key, count in counts.items())
-
-
-def _compiled(pattern: str, option: str) -> Pattern:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise UsageError(
-            f"{option} {pattern!r} is no regular expression: {error}", hint="see Python's re"
-        ) from error
 
 
 def _available(architecture: Architecture) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
+from loratools.errors import printable
 from loratools.reports.columns import heading
 
 __all__ = ["grid_table", "ranks_shown", "shaded", "two_digits"]
@@ -66,7 +67,7 @@ def grid_table(title: str, corner: str, panels: Sequence[tuple[str, Sequence[Seq
     drawn = Table(title=heading(title), title_justify="left", box=None, padding=(0, 0), pad_edge=False)
     drawn.add_column(corner, justify="right", no_wrap=True)
     for above, _ in panels:
-        drawn.add_column(f"   {above}", no_wrap=True)
+        drawn.add_column(f"   {printable(above)}", no_wrap=True)
     drawn.add_row("", *(Text("   " + _cells([f"{j} " for j in across])) for _ in panels))
     for i in down:
         drawn.add_row(str(i), *(_row(grid[i - 1], across) for _, grid in panels))
