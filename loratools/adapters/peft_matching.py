@@ -13,8 +13,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from typing import TypeVar
 
-__all__ = ["ROOT", "kept_from", "rank_patterns", "saved_with", "target_names"]
+__all__ = ["ROOT", "full_target_names", "kept_from", "patterns_of", "rank_patterns", "saved_with", "target_names"]
+
+Number = TypeVar("Number", int, float)
 
 ROOT = "base_model.model."
 """What stands before a module's name in PEFT's keys."""
@@ -28,20 +31,34 @@ def target_names(wanted: Collection[str], modules: Collection[str]) -> list[str]
     """
     others = set(modules) - set(wanted)
     short = {name.rpartition(".")[2] for name in others}
-    names = sorted({_shortest(name, short) for name in wanted})
+    return _listed({_shortest(name, short) for name in wanted}, wanted, others)
+
+
+def full_target_names(wanted: Collection[str], modules: Collection[str] = ()) -> list[str] | str:
+    """The same by full names alone, where not all modules of the model are known."""
+    return _listed(set(wanted), wanted, set(modules) - set(wanted))
+
+
+def _listed(names: Collection[str], wanted: Collection[str], others: Collection[str]) -> list[str] | str:
     if any(_ends_in(other, name) for name in names for other in others):
         return "|".join(re.escape(name) for name in sorted(wanted))
-    return names
+    return sorted(names)
 
 
 def rank_patterns(ranks: Mapping[str, int]) -> tuple[int, dict[str, int]]:
     """The rank of most modules, and a pattern for each of the others that means it alone."""
-    if not ranks:
-        return 1, {}
-    common = max(sorted(Counter(ranks.values()).items()), key=lambda item: item[1])[0]
-    special = {name: rank for name, rank in sorted(ranks.items()) if rank != common}
-    patterns = {_pattern(name, ranks): rank for name, rank in special.items()}
-    return common, patterns
+    return patterns_of(ranks) if ranks else (1, {})
+
+
+def patterns_of(values: Mapping[str, Number]) -> tuple[Number, dict[str, Number]]:
+    """The value of most modules (the least of several), and a pattern for each of the others.
+
+    Raises:
+        ValueError: there is none.
+    """
+    common = max(sorted(Counter(values.values()).items()), key=lambda item: item[1])[0]
+    special = {name: value for name, value in sorted(values.items()) if value != common}
+    return common, {_pattern(name, values): value for name, value in special.items()}
 
 
 def saved_with(name: str, modules: Iterable[str]) -> set[str]:
