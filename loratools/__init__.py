@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from loratools.checkpoints.reference import open_checkpoint
     from loratools.errors import LoratoolsError, UsageError
     from loratools.operations.analyze import analyze
+    from loratools.operations.combine import combine
     from loratools.operations.demo import demo
     from loratools.operations.extract import extract
     from loratools.operations.inspect import inspect
     from loratools.operations.merge import merge
     from loratools.operations.report import report
+    from loratools.operations.resize import resize
     from loratools.operations.unmerge import unmerge
     from loratools.reports.report import Report
 
@@ -34,12 +36,14 @@ __all__ = [
     "UsageError",
     "__version__",
     "analyze",
+    "combine",
     "demo",
     "extract",
     "inspect",
     "merge",
     "open_checkpoint",
     "report",
+    "resize",
     "unmerge",
 ]
 
@@ -49,12 +53,14 @@ _HOMES = {
     "Report": "loratools.reports.report",
     "UsageError": "loratools.errors",
     "analyze": "loratools.operations.analyze",
+    "combine": "loratools.operations.combine",
     "demo": "loratools.operations.demo",
     "extract": "loratools.operations.extract",
     "inspect": "loratools.operations.inspect",
     "merge": "loratools.operations.merge",
     "open_checkpoint": "loratools.checkpoints.reference",
     "report": "loratools.operations.report",
+    "resize": "loratools.operations.resize",
     "unmerge": "loratools.operations.unmerge",
 }
 

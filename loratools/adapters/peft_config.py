@@ -84,9 +84,7 @@ class PeftConfig:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(
-        cls, config: Mapping[str, Any], *, file: str | None = None, use: Use = Use.APPLIED
-    ) -> PeftConfig:
+    def of(cls, config: Mapping[str, Any], *, file: str | None = None, use: Use = Use.APPLIED) -> PeftConfig:
         """The config that a file holds.
 
         Args:

@@ -92,7 +92,7 @@ def parse_key(name: str) -> Key:
 
 
 def written_key(key: Key) -> str:
-    """The key as PEFT 0.21 writes it, whatever form it was found in: without the adapter's name, with root."""
+    """The key as PEFT 0.21 writes it, whatever form it was found in: with the root, without a name."""
     if key.part in _AS_PARAMETER:
         return f"{ROOT}{key.module}.{key.leaf}"
     form = _WRITTEN.get(key.part, key.part.value)

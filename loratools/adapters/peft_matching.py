@@ -15,7 +15,15 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
-__all__ = ["ROOT", "full_target_names", "kept_from", "patterns_of", "rank_patterns", "saved_with", "target_names"]
+__all__ = [
+    "ROOT",
+    "full_target_names",
+    "kept_from",
+    "patterns_of",
+    "rank_patterns",
+    "saved_with",
+    "target_names",
+]
 
 Number = TypeVar("Number", int, float)
 

@@ -91,12 +91,15 @@ def without_targeting(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in _TARGETING}
 
 
-def combined_fields(configs: Sequence[Mapping[str, Any]], modules: Collection[str]) -> dict[str, Any]:
+def combined_fields(
+    configs: Sequence[Mapping[str, Any]], modules: Collection[str], rows: Mapping[str, list[int]]
+) -> dict[str, Any]:
     """The fields of an adapter that holds what several hold.
 
     Args:
         configs: of the adapters, in their order.
         modules: those that get factors.
+        rows: the rows of embeddings that are replaced, by module.
 
     Raises:
         LoratoolsError: they say different things of tied weights, where only one can hold.
@@ -112,6 +115,10 @@ def combined_fields(configs: Sequence[Mapping[str, Any]], modules: Collection[st
     fields |= _ties(each) | _targets(each, modules)
     if any(one.get("lora_bias") for one in each):
         fields["lora_bias"] = True
+    stated = [one["trainable_token_indices"] for one in each if "trainable_token_indices" in one]
+    if stated:
+        agreed = all(one == stated[0] for one in stated)
+        fields["trainable_token_indices"] = stated[0] if agreed else dict(rows)
     return fields
 
 

@@ -17,6 +17,8 @@ VERBS = {
     "extract": "Take the low-rank adapter out of a full fine-tune.",
     "merge": "Merge adapters into the weights of their base.",
     "unmerge": "Take merged adapters off again.",
+    "resize": "Give an adapter another rank, exactly, or as many bytes as there are.",
+    "combine": "Make one adapter of several.",
     "analyze": "Say which rank a fine-tune needs, and where adapters agree.",
     "report": "Say what adapters save, and what they cost.",
     "inspect": "Say what is in checkpoints and adapters.",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from loratools.errors import UsageError
 
-VERBS = frozenset({"convert", "resize", "combine", "verify", "clean"})
+VERBS = frozenset({"convert", "verify", "clean"})
 
 _EVERYWHERE = frozenset(
     {"--device", "--max-memory", "--cluster", "--resume", "--plot", "--html"},
@@ -20,6 +20,8 @@ OPTIONS: dict[str, frozenset[str]] = {
     "analyze": _EVERYWHERE - {"--plot"},
     "report": _EVERYWHERE - {"--plot"},
     "inspect": _EVERYWHERE,
+    "resize": _EVERYWHERE | {"--to", "--base", "--for", "--format"},
+    "combine": _EVERYWHERE | {"--for", "--format"},
     "demo": _EVERYWHERE,
 }
 

@@ -93,4 +93,3 @@ def rounding_norm(exact: Pair, stored: Pair) -> float:
     if not math.isfinite(squares) or 0.0 < squares < 1e-280:
         return difference_norm(exact, stored)
     return math.sqrt(max(float(squares), 0.0))
-

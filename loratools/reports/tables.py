@@ -14,6 +14,8 @@ from loratools.reports.report import ExtractedModule, HeldoutLoss, InspectedItem
 _LOOKS = {
     "analyze": ("loratools.reports.looks.analysis", "analysis_pages"),
     "report": ("loratools.reports.looks.costs", "cost_pages"),
+    "resize": ("loratools.reports.looks.arithmetic", "resize_answer"),
+    "combine": ("loratools.reports.looks.arithmetic", "combine_answer"),
 }
 """Where the look of a verb's own rows in `details` is at home: imported for that verb alone, which alone pays
 for it, and printed before everything else."""

@@ -78,7 +78,7 @@ class FactorPair:
         """The shapes of factors of another rank."""
         return (rank, *self.A.shape[1:]), (self.B.shape[0], rank, *self.B.shape[2:])
 
-    def keys(self) -> tuple[str, str]:
+    def written_keys(self) -> tuple[str, str]:
         """The keys of A and B as PEFT writes them."""
         A, B = (Part.EMBEDDING_A, Part.EMBEDDING_B) if self.embedding else (Part.A, Part.B)
         return written_key(Key("", self.module, A)), written_key(Key("", self.module, B))

@@ -65,7 +65,7 @@ def _curve(pair: FactorPair, energies: tuple[float, ...]) -> Curve:
     """A rank's price: its numbers; that of having factors at all: what names them in the files."""
     one = pair.shapes(1)
     step = stored_bytes(pair.A.dtype, one[0]) + stored_bytes(pair.B.dtype, one[1])
-    fixed = sum(2 * len(key) + _HASH_LINE + _HEADER_ENTRY for key in pair.keys())
+    fixed = sum(2 * len(key) + _HASH_LINE + _HEADER_ENTRY for key in pair.written_keys())
     return Curve(energies, step, fixed, least=1 if pair.bias is not None else 0)
 
 

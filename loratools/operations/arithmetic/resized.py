@@ -53,7 +53,7 @@ class ResizedAdapter:
         """One a pair, in the order of names."""
         slots = slots_of(self.layout, self.entries)
         return tuple(
-            ResizeJob(pair, self.ranks[name], *(slots.get(key) for key in pair.keys()))
+            ResizeJob(pair, self.ranks[name], *(slots.get(key) for key in pair.written_keys()))
             for name, pair in self.adapter.pairs.items()
         )
 
@@ -134,7 +134,7 @@ class ResizedAdapter:
         return (pair for name, pair in self.adapter.pairs.items() if self.ranks[name])
 
     def _factors(self, pair: FactorPair) -> tuple[Entry, Entry]:
-        A_key, B_key = pair.keys()
+        A_key, B_key = pair.written_keys()
         A_shape, B_shape = pair.shapes(self.ranks[pair.module])
         return (A_key, pair.A.dtype, A_shape), (B_key, pair.B.dtype, B_shape)
 
@@ -176,7 +176,9 @@ class ResizedAdapter:
             architecture=None,
             vocabulary=None,
             facts=facts,
-            notes=[f"{left_out} modules got no factors: the budget went further elsewhere"] if left_out else [],
+            notes=[f"{left_out} modules got no factors: the budget went further elsewhere"]
+            if left_out
+            else [],
             how=HOW,
         )
 
