@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .factors import Fold, difference_norm, fold, unit_scaled
 from .subspaces import product_directions
 
-__all__ = ["SkinnySvd", "product_svd", "rounding_norm", "weighted_sum"]
+__all__ = ["SkinnySvd", "padded", "product_svd", "rounding_norm", "weighted_sum"]
 
 Matrix = NDArray[np.float64]
 Pair = tuple[Matrix, Matrix]
@@ -42,9 +42,7 @@ class SkinnySvd:
         of zeros where the product has fewer triplets than `rank`."""
         kept = min(rank, self.S.size)
         lora_A, lora_B = fold(self.U[:, :kept], self.S[:kept], self.Vh[:kept], Fold.SQRT)
-        if kept == rank:
-            return lora_A, lora_B
-        return np.pad(lora_A, ((0, rank - kept), (0, 0))), np.pad(lora_B, ((0, 0), (0, rank - kept)))
+        return padded(lora_A, lora_B, rank)
 
 
 def product_svd(lora_A: Matrix, lora_B: Matrix) -> SkinnySvd:
@@ -63,6 +61,13 @@ def product_svd(lora_A: Matrix, lora_B: Matrix) -> SkinnySvd:
     inputs, outputs = product_directions(A, B)
     values = inputs.values * A_scale * B_scale
     return SkinnySvd(outputs.vectors, values, np.ascontiguousarray(inputs.vectors.T))
+
+
+def padded(lora_A: NDArray[np.floating], lora_B: NDArray[np.floating], rank: int) -> Pair:
+    """Factors of the same product with rows and columns of zeros up to a rank that they do not exceed."""
+    missing = rank - lora_A.shape[0]
+    A, B = np.pad(lora_A, ((0, missing), (0, 0))), np.pad(lora_B, ((0, 0), (0, missing)))
+    return A.astype(np.float64, copy=False), B.astype(np.float64, copy=False)
 
 
 def weighted_sum(parts: list[tuple[float, Pair]]) -> Pair:

@@ -55,7 +55,7 @@ def keep_largest(array: Array, density: float) -> Array:
 
 
 def keep_at_random(array: Array, density: float, generator: np.random.Generator) -> Array:
-    """Each entry stays with probability `density`, and is then divided by it, so that the mean is the array."""
+    """Each entry stays with probability `density`, divided by it, so that the mean is the array."""
     if density >= 1.0:
         return array
     return np.where(generator.random(array.shape) < density, array / density, 0.0)

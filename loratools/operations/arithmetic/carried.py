@@ -1,4 +1,4 @@
-"""What several adapters hold beside their factors: what of it one adapter can hold, and what cannot be added."""
+"""What several adapters hold beside their factors: what of it one adapter can hold, and what not."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def shared_tensors(
         for key, one in adapter.carried.items():
             found.setdefault(key, []).append((place, one))
         _refuse_hidden(adapter, factored)
-    return tuple(_shared(key, held, adapters, weights, factored) for key, held in sorted(found.items()))
+    return tuple(_shared(key, held, weights, factored) for key, held in sorted(found.items()))
 
 
 def token_rows(adapters: Sequence[FactoredAdapter]) -> dict[str, list[int]]:
@@ -61,17 +61,14 @@ def token_rows(adapters: Sequence[FactoredAdapter]) -> dict[str, list[int]]:
 def _shared(
     key: str,
     held: Sequence[tuple[int, Carried]],
-    adapters: Sequence[FactoredAdapter],
     weights: Sequence[float],
     factored: Collection[str],
 ) -> Shared:
     (_, first), *others = held
-    for place, other in others:
+    for _, other in others:
         if (other.spec.shape, other.rows) != (first.spec.shape, first.rows):
             what = "other rows" if other.rows != first.rows else "another shape"
-            raise _refused(
-                other, f"{adapters[place].name} holds it with {what} than {adapters[held[0][0]].name}"
-            )
+            raise _refused(other, f"another adapter holds it with {what}")
     own = [weights[place] for place, _ in held]
     if any(weight != 1.0 for weight in own) and not math.isclose(sum(own), 1.0, abs_tol=1e-12):
         told = ", ".join(f"{weight:g}" for weight in own)

@@ -59,7 +59,7 @@ class Combined:
 
 @dataclass(frozen=True)
 class CombineJob:
-    """Combines the factors of one module, stores them, and measures how far they are from the weighted sum."""
+    """Combines the factors of one module, stores them, and measures their distance from the weighted sum."""
 
     module: str
     parts: tuple[Part, ...]
@@ -155,6 +155,7 @@ def _of_dense(job: CombineJob, exact: _Pair, pairs: Sequence[_Pair]) -> _Made:
     import torch
 
     from loratools.linalg.factors import fold
+    from loratools.linalg.skinny_svd import padded
     from loratools.linalg.svd import truncated_svd
 
     deltas = [part.pair.scaling * (B @ A) for part, (A, B) in zip(job.parts, pairs, strict=True)]
@@ -162,15 +163,7 @@ def _of_dense(job: CombineJob, exact: _Pair, pairs: Sequence[_Pair]) -> _Made:
     seed = module_seed(job.options.seed, job.module)
     found = truncated_svd(torch.from_numpy(merged), rank=job.rank, seed=seed)
     A, B = fold(found.U.numpy(), found.S.numpy(), found.Vh.numpy())
-    return *_padded(A, B, job.rank), found.certificate.residual
-
-
-def _padded(A: Matrix, B: Matrix, rank: int) -> _Pair:
-    """With zeros up to a rank: of a merged matrix that is zero there are no directions."""
-    import numpy as np
-
-    missing = rank - A.shape[0]
-    return np.pad(A, ((0, missing), (0, 0))), np.pad(B, ((0, 0), (0, missing)))
+    return *padded(A, B, job.rank), found.certificate.residual  # a merged matrix may be zero
 
 
 _MAKE: dict[Subject, Callable[[CombineJob, _Pair, Sequence[_Pair]], _Made]] = {

@@ -99,8 +99,8 @@ def _refuse(parts: Mapping[str, tuple[Part, ...]]) -> None:
                 )
             if pair.layout != first.layout:
                 raise LoratoolsError(
-                    f"the adapters are not of one base: {name} has factors {first.B.shape} and {first.A.shape} "
-                    f"in one, {pair.B.shape} and {pair.A.shape} in another",
+                    f"the adapters are not of one base: {name} has factors {first.B.shape} and "
+                    f"{first.A.shape} in one, {pair.B.shape} and {pair.A.shape} in another",
                     file=pair.A.file,
                     tensor=pair.A.name,
                     hint="combine adapters of one base",

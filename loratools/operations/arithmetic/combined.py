@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from loratools.adapters.card import Card
 from loratools.adapters.peft_keys import Key, written_key
@@ -13,11 +15,12 @@ from loratools.adapters.peft_keys import Part as KeyPart
 from loratools.adapters.peft_rewrite import Setting, combined_fields, rewritten_config
 from loratools.checkpoints.parts import Entry, SafetensorsLayout, stored_bytes
 from loratools.checkpoints.provenance import InputRecord, Provenance
+from loratools.checkpoints.spec import TensorSpec
 from loratools.operations.analysis.skinny import adapter_labels
 from loratools.operations.arithmetic.carried import Shared, token_rows
 from loratools.operations.arithmetic.carry_job import CarryJob, SumJob
 from loratools.operations.arithmetic.combine_job import Combined, CombineJob, Part
-from loratools.operations.arithmetic.factored import FactoredAdapter
+from loratools.operations.arithmetic.factored import FactoredAdapter, FactorPair
 from loratools.operations.arithmetic.side_texts import SideTexts, tokenizer_of
 from loratools.operations.arithmetic.stored_factors import Slot, Written, slots_of
 from loratools.operations.combine_options import CombineMethod, CombineOptions
@@ -56,13 +59,7 @@ class CombinedAdapter:
     def carry_jobs(self) -> tuple[CarryJob | SumJob, ...]:
         """One a tensor that is no factor."""
         slots = self._slots
-        biases = [
-            SumJob(
-                tuple((part.place, part.pair.bias, part.factor) for part in parts if part.pair.bias),
-                slots[key],
-            )
-            for key, parts in self._biases().items()
-        ]
+        biases = (SumJob(tuple(_biases_of(parts)), slots[key]) for key, parts in self._biases().items())
         return (*biases, *(CarryJob(one.holders, slots[one.key]) for one in self.shared))
 
     @cached_property
@@ -110,9 +107,10 @@ class CombinedAdapter:
         same = all(one is not None and first is not None and one.tensors == first.tensors for one in known)
         return first if same else None
 
-    def tokenizer(self) -> dict[str, object]:
+    def tokenizer(self) -> dict[str, Path]:
         """Of the first adapter that carries one."""
-        return next(filter(None, (tokenizer_of(one.opened.folder) for one in self.adapters)), {})
+        carried = (tokenizer_of(one.opened.folder) for one in self.adapters)
+        return next((files for files in carried if files), {})
 
     def row(self, name: str, found: Combined) -> CombinedModule:
         parts, factors = self.parts[name], self._factors(name)
@@ -159,25 +157,22 @@ class CombinedAdapter:
             return specs[0].dtype
         return _wide(parts)
 
-    def _config(self) -> dict[str, object]:
+    def _config(self) -> dict[str, Any]:
         configs = [one.opened.config for one in self.adapters]
         fields = combined_fields(configs, tuple(self.parts), token_rows(self.adapters))
-        return rewritten_config(
-            fields, {name: Setting(rank, float(rank)) for name, rank in self.ranks.items()}
-        )
+        settings = {name: Setting(rank, float(rank)) for name, rank in self.ranks.items()}
+        return rewritten_config(fields, settings)
 
     def _card(self, found: Mapping[str, Combined]) -> Card:
         ranks = sorted(set(self.ranks.values()))
-        config = self.adapters[0].config
+        config = self._config()
         named = [
             f"{one.name} times {weight:g}" for one, weight in zip(self.adapters, self.weights, strict=True)
         ]
         distance = total_distance(found)
         return Card(
-            base_name=next(
-                (one.config.base_name for one in self.adapters if one.config.base_name), "its base"
-            ),
-            task=config.task_type,
+            base_name=str(config["base_model_name_or_path"] or "its base"),
+            task=config["task_type"],
             architecture=None,
             vocabulary=None,
             facts=[
@@ -197,7 +192,7 @@ class CombinedAdapter:
 
 
 def total_distance(found: Mapping[str, Combined]) -> float | None:
-    """How far all modules together are from the weighted sum, as a share of its norm; None where that is 0."""
+    """The distance of all modules from the weighted sum, as a share of its norm, if that is not 0."""
     norm = math.sqrt(sum(one.norm**2 for one in found.values()))
     missing = math.sqrt(sum(one.missing**2 for one in found.values()))
     return missing / norm if norm else None
@@ -206,3 +201,15 @@ def total_distance(found: Mapping[str, Combined]) -> float | None:
 def _wide(parts: Sequence[Part]) -> str:
     specs = [spec for part in parts for spec in part.pair.specs]
     return "float64" if any(spec.dtype == "float64" for spec in specs) else "float32"
+
+
+def _biases_of(parts: Sequence[Part]) -> Iterator[tuple[int, TensorSpec, float]]:
+    """The biases beside B that the parts have."""
+    for part in parts:
+        if part.pair.bias is not None:
+            yield part.place, part.pair.bias, part.factor
+
+
+def _of(slots: Mapping[str, Slot], pair: FactorPair) -> tuple[Slot, Slot]:
+    A, B = pair.written_keys()
+    return slots[A], slots[B]

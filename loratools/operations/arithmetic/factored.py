@@ -1,4 +1,4 @@
-"""An adapter as arithmetic takes it: pairs of factors by module, and what is no pair and goes along as it is."""
+"""An adapter as arithmetic takes it: pairs of factors by module, and what is no pair."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class FactorPair:
 
     @property
     def layout(self) -> tuple[bool, tuple[int, ...], tuple[int, ...]]:
-        """What the factors of one module have in common in all adapters: kind and all lengths but the rank."""
+        """What a module's factors have in common in all adapters: kind, and all lengths but the rank."""
         return self.embedding, self.A.shape[1:], (self.B.shape[0], *self.B.shape[2:])
 
     @property

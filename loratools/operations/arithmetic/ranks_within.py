@@ -1,4 +1,4 @@
-"""The ranks of an adapter's modules that keep the most for a number of bytes, all files of the output counted."""
+"""The ranks of modules that keep the most for a number of bytes, all files of the output counted."""
 
 from __future__ import annotations
 

@@ -79,8 +79,8 @@ def refuse_cut_dora(adapter: FactoredAdapter, ranks: Mapping[str, int]) -> None:
     for name, pair in adapter.pairs.items():
         if pair.magnitude is not None and ranks[name] < pair.rank:
             raise LoratoolsError(
-                f"DoRA cannot be cut from rank {pair.rank} to {ranks[name]}: its magnitudes go with the norm of "
-                "W + s·BA, so that what a cut changes depends on the base",
+                f"DoRA cannot be cut from rank {pair.rank} to {ranks[name]}: its magnitudes go with the norm "
+                "of W + s·BA, so that what a cut changes depends on the base",
                 file=pair.magnitude.file,
                 tensor=pair.magnitude.name,
                 hint="merge it into its base and extract the result at that rank",

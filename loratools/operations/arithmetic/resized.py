@@ -39,6 +39,8 @@ HOW = (
     "residual, and the hashes of the adapter that it was made from.",
 )
 
+_LEFT_OUT = "{} modules got no factors: the budget keeps more energy in others"
+
 
 @dataclass(frozen=True)
 class ResizedAdapter:
@@ -176,9 +178,7 @@ class ResizedAdapter:
             architecture=None,
             vocabulary=None,
             facts=facts,
-            notes=[f"{left_out} modules got no factors: the budget went further elsewhere"]
-            if left_out
-            else [],
+            notes=[_LEFT_OUT.format(left_out)] if left_out else [],
             how=HOW,
         )
 

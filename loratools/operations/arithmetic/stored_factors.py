@@ -106,7 +106,7 @@ def write_matrix(folder: Path, slot: Slot, values: Matrix) -> tuple[Matrix, str]
     import numpy as np
 
     stored: Stored = np.ascontiguousarray(rounded(values, slot.dtype))
-    back = widened(stored, slot.dtype, "float64")
+    back = widened(stored, slot.dtype, "float64").astype(np.float64, copy=False)
     if not np.isfinite(back).all():
         raise LoratoolsError(
             f"the values do not fit into {slot.dtype}",
