@@ -88,11 +88,12 @@ class ResizedModule:
 
 @dataclass(frozen=True, slots=True)
 class CombinedModule:
-    """A pair of factors that `combine` made. `rank_before` is that of the weighted sum of the parts, `norm`
-    its norm; `residual` is the distance of the factors, as stored, from that sum, as a share of the norm (None
-    where the sum is zero). `parts` are the places of the adapters that have the module, from 1 on, with their
-    ranks and the factors of their products; `truncation`, for the methods that cut a dense matrix, is the
-    share of its norm that was cut."""
+    """A pair of factors that `combine` made.
+
+    `rank_before` is that of the weighted sum of the parts, `norm` its norm; `residual` is the distance of the
+    factors, as stored, from that sum, as a share of the norm (None where the sum is zero). `parts` are the
+    places of the adapters that have the module, from 1 on, with their ranks and the factors of their
+    products; `truncation`, for the methods that cut a dense matrix, is the share of its norm that was cut."""
 
     name: str
     shape: tuple[int, ...]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from loratools.adapters.peft_keys import Key, Part, written_key
 from loratools.adapters.peft_matching import kept_from
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
@@ -16,11 +17,15 @@ __all__ = ["Shared", "shared_tensors", "token_rows"]
 
 @dataclass(frozen=True)
 class Shared:
-    """A tensor that is no factor, by the key it will have: who holds it (place and tensor), and why."""
+    """A tensor that is no factor, by the key it will have: who holds it (place and tensor), and why.
+
+    `doubt` is what the user should know of it, if anything.
+    """
 
     key: str
     holders: tuple[tuple[int, TensorSpec], ...]
     why: str
+    doubt: str | None = None
 
 
 def shared_tensors(
@@ -43,7 +48,7 @@ def shared_tensors(
     found: dict[str, list[tuple[int, Carried]]] = {}
     for place, adapter in enumerate(adapters):
         for key, one in adapter.carried.items():
-            found.setdefault(key, []).append((place, one))
+            found.setdefault(_key(key, one, factored), []).append((place, one))
         _refuse_hidden(adapter, factored)
     return tuple(_shared(key, held, weights, factored) for key, held in sorted(found.items()))
 
@@ -69,13 +74,25 @@ def _shared(
         if (other.spec.shape, other.rows) != (first.spec.shape, first.rows):
             what = "other rows" if other.rows != first.rows else "another shape"
             raise _refused(other, f"another adapter holds it with {what}")
-    own = [weights[place] for place, _ in held]
-    if any(weight != 1.0 for weight in own) and not math.isclose(sum(own), 1.0, abs_tol=1e-12):
-        told = ", ".join(f"{weight:g}" for weight in own)
-        raise _refused(first, f"it is {first.why}, which cannot be given the weight {told}")
-    if first.in_full and first.module in factored:
+    if not (first.beside or first.foundation) and first.module in factored:
         raise _refused(first, f"one adapter holds it in full, and another has factors for {first.module}")
-    return Shared(key, tuple((place, one.spec) for place, one in held), first.why)
+    holders = tuple((place, one.spec) for place, one in held)
+    own = [weights[place] for place, _ in held]
+    told = ", ".join(f"{weight:g}" for weight in own)
+    if all(weight == 1.0 for weight in own) or math.isclose(sum(own), 1.0, abs_tol=1e-12):
+        return Shared(key, holders, first.why)
+    if all(one.foundation for _, one in held):
+        doubt = f"{first.module}: the weight {told} does not scale the embedding that lies under the factors"
+        return Shared(key, holders, first.why, f"{doubt}, which is right if it is the base's own")
+    raise _refused(first, f"it is {first.why}, which cannot be given the weight {told}")
+
+
+def _key(key: str, carried: Carried, factored: Collection[str]) -> str:
+    """Where a foundation lies depends on whether its module gets factors from any of the adapters."""
+    if not carried.foundation:
+        return key
+    part = Part.BASE if carried.module in factored else Part.PARAMETER
+    return written_key(Key("", carried.module, part))
 
 
 def _refuse_hidden(adapter: FactoredAdapter, factored: Collection[str]) -> None:

@@ -180,6 +180,7 @@ def _coverage(
 def _doubts(combined: CombinedAdapter) -> Iterator[str]:
     """What may mean that adapters do not belong together."""
     adapters = combined.adapters
+    yield from (one.doubt for one in combined.shared if one.doubt is not None)
     bases = list(dict.fromkeys(one.config.base_name for one in adapters if one.config.base_name))
     if len(bases) > 1:
         yield f"the adapters name different bases, {bases[0]} and {bases[1]}; the first is written"

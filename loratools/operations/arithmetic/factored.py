@@ -86,13 +86,19 @@ class FactorPair:
 
 @dataclass(frozen=True)
 class Carried:
-    """A tensor that is no factor, why, and the rows of an embedding that it is, if it is some."""
+    """A tensor that is no factor, and why.
+
+    `beside`: it lies under the factors of its module, and not in the place of a module without. `foundation`:
+    it is the weight that factors of this adapter, of its module or of the one tied to it, were trained on:
+    mostly the base's own, which PEFT saves beside those of an embedding. `rows`: those of an embedding that
+    it is, if it is some.
+    """
 
     spec: TensorSpec
     why: str
     module: str
-    in_full: bool
-    """Whether it stands for a module that has no factors beside it."""
+    beside: bool
+    foundation: bool
     rows: tuple[int, ...] | None = None
 
 
@@ -196,10 +202,11 @@ def _carried(adapter: Adapter) -> Iterator[tuple[str, Carried]]:
     for update in _updates(adapter):
         if isinstance(update, (Replace, Rows)):
             key = parse_key(update.value.key)
-            in_full = key.part in (Part.PARAMETER, Part.SAVED)
+            beside = key.part not in (Part.PARAMETER, Part.SAVED)
+            foundation = isinstance(update, Replace) and update.shared and key.leaf == "weight"
             rows = update.indices if isinstance(update, Rows) else None
-            spec = update.value.spec
-            yield written_key(key), Carried(spec, CARRIED[update.kind], key.module, in_full, rows)
+            carried = Carried(update.value.spec, CARRIED[update.kind], key.module, beside, foundation, rows)
+            yield written_key(key), carried
 
 
 def _updates(adapter: Adapter) -> Iterator[Update]:
