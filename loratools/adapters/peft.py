@@ -191,6 +191,14 @@ class _Reader:
                 file=A.file,
                 tensor=A.name,
             )
+        if len(A.shape) > 2 and B.shape[1] < A.shape[0] and A.shape[0] % B.shape[1] == 0:
+            raise LoratoolsError(
+                f"factors of {B.shape} and {A.shape} belong to a convolution with groups, which PEFT cannot "
+                "merge: no one product is what they add",
+                file=A.file,
+                tensor=A.name,
+                hint="keep it beside the base and load both with PEFT",
+            )
         if A.shape[0] != B.shape[1]:
             raise LoratoolsError(
                 f"lora_A of {A.shape} and lora_B of {B.shape} have different ranks",

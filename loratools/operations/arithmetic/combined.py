@@ -148,11 +148,13 @@ class CombinedAdapter:
     def _dtype(self, parts: Sequence[Part], side: str) -> str:
         """Of a stored factor: that of the parts where it holds the values exactly, else float32 or wider.
 
-        `cat` puts B beside B as they are, and A times its factor, which is exact for powers of two.
+        `cat` puts B beside B as they are, and A times its factor, which is exact for powers of two but for
+        float16's narrow range.
         """
         specs = [part.pair.A if side == "A" else part.pair.B for part in parts]
         same = len({spec.dtype for spec in specs}) == 1
-        as_it_is = side == "B" or all(math.frexp(abs(part.factor))[0] == 0.5 for part in parts)
+        narrow = specs[0].dtype == "float16"
+        as_it_is = side == "B" or all(_keeps_bits(part.factor, narrow=narrow) for part in parts)
         if self.options.method is CombineMethod.CAT and same and as_it_is:
             return specs[0].dtype
         return _wide(parts)
@@ -213,3 +215,8 @@ def _biases_of(parts: Sequence[Part]) -> Iterator[tuple[int, TensorSpec, float]]
 def _of(slots: Mapping[str, Slot], pair: FactorPair) -> tuple[Slot, Slot]:
     A, B = pair.written_keys()
     return slots[A], slots[B]
+
+
+def _keeps_bits(factor: float, *, narrow: bool) -> bool:
+    """Whether numbers times it have the same digits: a power of two, or 1 where exponents have no room."""
+    return abs(factor) == 1.0 if narrow else math.frexp(abs(factor))[0] == 0.5
