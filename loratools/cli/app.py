@@ -17,7 +17,7 @@ VERBS = {
     "extract": "Take the low-rank adapter out of a full fine-tune.",
     "merge": "Merge adapters into the weights of their base.",
     "unmerge": "Take merged adapters off again.",
-    "resize": "Give an adapter another rank, exactly, or as many bytes as there are.",
+    "resize": "Give an adapter another rank, exactly, or another size.",
     "combine": "Make one adapter of several.",
     "analyze": "Say which rank a fine-tune needs, and where adapters agree.",
     "report": "Say what adapters save, and what they cost.",

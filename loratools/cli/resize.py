@@ -39,7 +39,7 @@ def resize(
     energy: float | None,
     budget: str | None,
 ) -> None:
-    """Give an adapter another rank, exactly, or as many bytes as there are.
+    """Give an adapter another rank, exactly, or another size.
 
     ADAPTER is a LoRA adapter. The update of each module is cut to its leading singular directions, the best
     that any adapter of that rank can do; they are computed from the factors alone, without the base. Say how
