@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .factors import Fold, difference_norm, fold, unit_scaled
+from .factors import Fold, difference_norm, fold, product_norm, unit_scaled
 from .subspaces import product_directions
 
-__all__ = ["SkinnySvd", "padded", "product_svd", "rounding_norm", "weighted_sum"]
+__all__ = ["SkinnySvd", "padded", "product_svd", "rounding_norm", "sum_norm", "weighted_sum"]
 
 Matrix = NDArray[np.float64]
 Pair = tuple[Matrix, Matrix]
@@ -57,7 +57,7 @@ def product_svd(lora_A: Matrix, lora_B: Matrix) -> SkinnySvd:
     """
     if lora_A.ndim != 2 or lora_B.ndim != 2 or lora_A.shape[0] != lora_B.shape[1]:
         raise ValueError(f"factors of shapes {lora_B.shape} and {lora_A.shape} cannot be multiplied")
-    (A, A_scale), (B, B_scale) = unit_scaled(lora_A), unit_scaled(lora_B)
+    (A, A_scale), (B, B_scale) = _comfortable(lora_A), _comfortable(lora_B)
     inputs, outputs = product_directions(A, B)
     values = inputs.values * A_scale * B_scale
     return SkinnySvd(outputs.vectors, values, np.ascontiguousarray(inputs.vectors.T))
@@ -93,8 +93,33 @@ def rounding_norm(exact: Pair, stored: Pair) -> float:
     """
     (A, B), (A_stored, B_stored) = exact, stored
     dA, dB = A_stored - A, B_stored - B
+    if not (dA.any() or dB.any()):
+        return 0.0
     left, right, both = dB.T @ dB, B_stored.T @ B_stored, dB.T @ B_stored  # (r, r) each
     squares = np.sum(left * (A @ A.T)) + np.sum(right * (dA @ dA.T)) + 2.0 * np.sum(both * (A @ dA.T))
     if not math.isfinite(squares) or 0.0 < squares < 1e-280:
         return difference_norm(exact, stored)
     return math.sqrt(max(float(squares), 0.0))
+
+
+def sum_norm(lora_A: Matrix, lora_B: Matrix) -> float:
+    """||B A||_F: from Gram matrices where little cancels, which costs a tenth of the QR that is taken else.
+
+    The squared norm is the sum of (A A') times (B'B), entry by entry, with rounding of the order of
+    eps ||A||² ||B||²; above 1e-4 of that, eleven digits are right.
+    """
+    left, right = lora_B.T @ lora_B, lora_A @ lora_A.T
+    squares, size = float(np.sum(left * right)), float(np.trace(left) * np.trace(right))
+    if _SAFE < size < 1.0 / _SAFE and squares > 1e-4 * size:
+        return math.sqrt(squares)
+    return product_norm(lora_A, lora_B)
+
+
+_SAFE = 1e-200
+"""Squared norms between this and its inverse neither overflow nor lose digits."""
+
+
+def _comfortable(factor: Matrix) -> tuple[Matrix, float]:
+    """The factor and a scale of 1, unless its squares could over- or underflow."""
+    largest = max(float(factor.max(initial=0.0)), -float(factor.min(initial=0.0)))
+    return (factor, 1.0) if 1e-60 < largest < 1e60 else unit_scaled(factor)

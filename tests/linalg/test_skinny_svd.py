@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratools.linalg.factors import difference_norm
-from loratools.linalg.skinny_svd import product_svd, rounding_norm, weighted_sum
+from loratools.linalg.skinny_svd import product_svd, rounding_norm, sum_norm, weighted_sum
 
 sides = st.integers(1, 40)
 
@@ -74,6 +74,14 @@ def test_what_rounding_cost(m: int, n: int, r: int, seed: int, dtype: str) -> No
 def test_nothing_was_rounded() -> None:
     A, B = factors(9, 7, 3, seed=0)
     assert rounding_norm((A, B), (A, B)) == 0.0
+
+
+@pytest.mark.parametrize("difference", [1.0, 1e-3, 1e-9, 0.0])
+def test_norms_of_sums_that_cancel(difference: float) -> None:
+    (A, B), (more, _) = factors(40, 30, 4, seed=0), factors(40, 30, 4, seed=1)
+    found = sum_norm(*weighted_sum([(1.0, (A + difference * more, B)), (-1.0, (A, B))]))
+    wanted = difference * np.linalg.norm(B @ more)
+    assert found == pytest.approx(wanted, rel=1e-6, abs=1e-13 * np.linalg.norm(B @ A))
 
 
 def test_a_weighted_sum_is_one_product() -> None:

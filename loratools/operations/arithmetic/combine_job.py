@@ -80,8 +80,8 @@ class CombineJob:
         """Raises LoratoolsError: values cannot be read, are not finite, or do not fit into their dtype."""
         import numpy as np
 
-        from loratools.linalg.factors import difference_norm, product_norm
-        from loratools.linalg.skinny_svd import rounding_norm, weighted_sum
+        from loratools.linalg.factors import difference_norm
+        from loratools.linalg.skinny_svd import rounding_norm, sum_norm, weighted_sum
 
         read: dict[tuple[int, str], str] = {}
         pairs = []
@@ -90,14 +90,18 @@ class CombineJob:
             read |= {(part.place, part.pair.A.name): A_root, (part.place, part.pair.B.name): B_root}
             pairs.append((A, B))
         exact = weighted_sum([(part.factor, pair) for part, pair in zip(self.parts, pairs, strict=True)])
-        A, B, truncation = _MAKE[self.options.recipe.subject](self, exact, pairs)
-        A_stored, A_root = write_matrix(workspace, self.A, A)
-        B_stored, B_root = write_matrix(workspace, self.B, B)
-        norm, size = product_norm(*exact), float(np.linalg.norm(exact[0]) * np.linalg.norm(exact[1]))
-        only_rounded = A is exact[0] and B is exact[1]
-        missing = (rounding_norm if only_rounded else difference_norm)(exact, (A_stored, B_stored))
+        made = _MAKE[self.options.recipe.subject](self, exact, pairs)
+        A_stored, A_root = write_matrix(workspace, self.A, made.A)
+        B_stored, B_root = write_matrix(workspace, self.B, made.B)
+        stored = A_stored, B_stored
+        decomposed = self.options.recipe.truncates and "float64" in (self.A.dtype, self.B.dtype)
+        if made.left_out is None or decomposed:  # and so rounded no more than the decomposition itself
+            missing = difference_norm(exact, stored)
+        else:  # orthogonal to what rounding adds, but for its second order
+            missing = math.hypot(made.left_out, rounding_norm((made.A, made.B), stored))
+        norm, size = sum_norm(*exact), float(np.linalg.norm(exact[0]) * np.linalg.norm(exact[1]))
         roots = Written(read, {self.A.key: A_root, self.B.key: B_root})
-        return Combined(norm if norm > _CANCELLED * size else 0.0, missing, truncation, roots)
+        return Combined(norm if norm > _CANCELLED * size else 0.0, missing, made.truncation, roots)
 
     def generator(self, place: int, side: str) -> np.random.Generator:
         """Of random numbers: its own for each module, adapter and side, so that no order matters."""
@@ -129,16 +133,27 @@ class CombineJob:
 
 
 _Pair = tuple[Matrix, Matrix]
-_Made = tuple[Matrix, Matrix, float | None]
+
+
+@dataclass(frozen=True)
+class _Made:
+    """New factors. `left_out`: the norm of what they lack of the weighted sum, where that is known and
+    orthogonal to them; `truncation`: as in `Combined`."""
+
+    A: Matrix
+    B: Matrix
+    left_out: float | None = None
+    truncation: float | None = None
 
 
 def _of_sum(job: CombineJob, exact: _Pair, pairs: Sequence[_Pair]) -> _Made:
     """The weighted sum itself, or its leading directions."""
     if not job.options.recipe.truncates:
-        return *exact, None
+        return _Made(*exact, left_out=0.0)
     from loratools.linalg.skinny_svd import product_svd
 
-    return *product_svd(*exact).folded(job.rank), None
+    found = product_svd(*exact)
+    return _Made(*found.folded(job.rank), left_out=found.beyond(job.rank))
 
 
 def _of_factors(job: CombineJob, exact: _Pair, pairs: Sequence[_Pair]) -> _Made:
@@ -147,7 +162,7 @@ def _of_factors(job: CombineJob, exact: _Pair, pairs: Sequence[_Pair]) -> _Made:
     roots = [math.sqrt(abs(factor)) for factor in factors]
     signed = [math.copysign(root, factor) for root, factor in zip(roots, factors, strict=True)]
     A = job.merged([A for A, _ in pairs], signed, "A")
-    return A, job.merged([B for _, B in pairs], roots, "B"), None
+    return _Made(A, job.merged([B for _, B in pairs], roots, "B"))
 
 
 def _of_dense(job: CombineJob, exact: _Pair, pairs: Sequence[_Pair]) -> _Made:
@@ -163,7 +178,8 @@ def _of_dense(job: CombineJob, exact: _Pair, pairs: Sequence[_Pair]) -> _Made:
     seed = module_seed(job.options.seed, job.module)
     found = truncated_svd(torch.from_numpy(merged), rank=job.rank, seed=seed)
     A, B = fold(found.U.numpy(), found.S.numpy(), found.Vh.numpy())
-    return *padded(A, B, job.rank), found.certificate.residual  # a merged matrix may be zero
+    A, B = padded(A, B, job.rank)  # a merged matrix may be zero
+    return _Made(A, B, truncation=found.certificate.residual)
 
 
 _MAKE: dict[Subject, Callable[[CombineJob, _Pair, Sequence[_Pair]], _Made]] = {

@@ -81,13 +81,13 @@ class ResizeJob:
 
     def run(self, workspace: Path) -> Resized:
         """Raises LoratoolsError: values cannot be read, are not finite, or do not fit into their dtype."""
-        from loratools.linalg.factors import product_norm
+        from loratools.linalg.skinny_svd import sum_norm
 
         (A, A_raw, A_root), (B, B_raw, B_root) = read_matrix(self.pair.A), read_matrix(self.pair.B)
         read = {(0, self.pair.A.name): A_root, (0, self.pair.B.name): B_root}
         if self.A is not None and self.B is not None and self.rank < self.pair.rank:
             return self._cut(workspace, A, B * self.pair.scaling, read)
-        norm = abs(self.pair.scaling) * product_norm(A, B)
+        norm = abs(self.pair.scaling) * sum_norm(A, B)
         if self.A is None or self.B is None:
             return Resized(norm, norm, Written(read, {}))
         kept = ((self.A, A_raw), (self.B, B_raw))

@@ -15,7 +15,7 @@ from loratools.checkpoints.parts import Entry, PartWriter, SafetensorsLayout
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import RawTensor, TensorSpec
 from loratools.errors import LoratoolsError
-from loratools.operations.precision import Stored, rounded, widened
+from loratools.operations.precision import Stored, rounded, stored, widened
 from loratools.operations.rewrite_record import tensor_root
 
 if TYPE_CHECKING:
@@ -90,7 +90,9 @@ def read_matrix(spec: TensorSpec) -> tuple[Matrix, RawTensor, str]:
         raw = reader.read(0, spec.rows)
     hasher = TensorHasher()
     hasher.update(raw.buffer)
-    values = finite_values(raw).reshape(spec.rows, -1)
+    values = widened(stored(raw), spec.dtype, "float64").reshape(spec.rows, -1)
+    if not np.isfinite(values.sum()):  # one pass: a sum is finite where all its terms are, but for overflow
+        finite_values(raw)
     return values.astype(np.float64, copy=False), raw, hasher.root()
 
 
@@ -105,15 +107,15 @@ def write_matrix(folder: Path, slot: Slot, values: Matrix) -> tuple[Matrix, str]
     """
     import numpy as np
 
-    stored: Stored = np.ascontiguousarray(rounded(values, slot.dtype))
-    back = widened(stored, slot.dtype, "float64").astype(np.float64, copy=False)
+    written: Stored = np.ascontiguousarray(rounded(values, slot.dtype))
+    back = widened(written, slot.dtype, "float64").astype(np.float64, copy=False)
     if not np.isfinite(back).all():
         raise LoratoolsError(
             f"the values do not fit into {slot.dtype}",
             tensor=slot.key,
             hint="save the adapter in float32 or bfloat16 first",
         )
-    return back, write_raw(folder, slot, stored.reshape(-1).view(np.uint8).data)
+    return back, write_raw(folder, slot, written.reshape(-1).view(np.uint8).data)
 
 
 def write_raw(folder: Path, slot: Slot, data: bytes | bytearray | memoryview) -> str:
