@@ -383,7 +383,7 @@ def test_workers_do_not_change_what_is_written() -> None:
 
 def test_resize_says_the_answer_first() -> None:
     first, *_ = done("resize", ADAPTER, "--rank", "4", "-o", "out").stdout.splitlines()
-    assert first.startswith("Rank 8 to 4: 78.2 % of the update's energy is left (residual 0.467); ")
+    assert first.startswith("Rank 8 became 4: 78.2 % of the update's energy is left (residual 0.467); ")
     report = json.loads(done("resize", ADAPTER, "--budget", "90kB", "-o", "fewer", "--json").stdout)
     assert report["output_bytes"] == sum(map(len, contents("fewer").values())) <= 90_000
     assert report["totals"]["base_bytes"] is None

@@ -24,7 +24,7 @@ def resize_answer(report: Report, full: bool) -> Iterator[Page]:
     sizes = f"{words.size(found['bytes_before'])} became {words.size(report.totals.bytes)}"
     without = f", {left_out} of {len(rows)} modules without factors" if left_out else ""
     yield (
-        f"Rank {before} to {after}{without}: {share} of the update's energy is left "
+        f"Rank {before} became {after}{without}: {share} of the update's energy is left "
         f"(residual {words.number(found['residual'], 3)}); weights of {sizes}, "
         f"{words.size(found['output_bytes'])} with all files"
     )
