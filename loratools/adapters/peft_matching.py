@@ -48,7 +48,8 @@ def full_target_names(wanted: Collection[str], modules: Collection[str] = ()) ->
 
 
 def _listed(names: Collection[str], wanted: Collection[str], others: Collection[str]) -> list[str] | str:
-    if any(_ends_in(other, name) for name in names for other in others):
+    ends = {end for other in others for end in _ends(other)}
+    if any(name in ends for name in names):
         return "|".join(re.escape(name) for name in sorted(wanted))
     return sorted(names)
 
@@ -66,7 +67,8 @@ def patterns_of(values: Mapping[str, Number]) -> tuple[Number, dict[str, Number]
     """
     common = max(sorted(Counter(values.values()).items()), key=lambda item: item[1])[0]
     special = {name: value for name, value in sorted(values.items()) if value != common}
-    return common, {_pattern(name, values): value for name, value in special.items()}
+    patterns = _Patterns(values)
+    return common, {patterns.of(name): value for name, value in special.items()}
 
 
 def saved_with(name: str, modules: Iterable[str]) -> set[str]:
@@ -90,15 +92,44 @@ def _shortest(name: str, taken: Collection[str]) -> str:
     return name if last in taken else last
 
 
-def _ends_in(module: str, name: str) -> bool:
-    return module == name or module.endswith(f".{name}")
+def _ends(module: str) -> list[str]:
+    """What a name means the module by: the module's own name, and what follows each of its dots."""
+    parts = module.split(".")
+    return [".".join(parts[first:]) for first in range(len(parts))]
 
 
-def _pattern(name: str, ranks: Iterable[str]) -> str:
-    """The name itself, if as a pattern it means no other module, else anchored and escaped."""
-    rule = re.compile(rf"(.*\.)?({name})$") if _plain(name) else None
-    alone = rule is not None and [other for other in ranks if rule.match(other)] == [name]
-    return name if alone else f"^{re.escape(name)}"
+class _Patterns:
+    """Names as patterns, among all names of a dict: which mean themselves alone.
+
+    A name is a pattern in which each dot stands for any character, so that it means the names with an end of
+    its length that differs from it at its dots only. Such ends are counted once for each length and place of
+    dots, of which there are few: trying every name on every other took minutes for thousands.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._ends: dict[int, list[str]] = {}
+        for name in names:
+            for end in _ends(name):
+                self._ends.setdefault(len(end), []).append(end)
+        self._counts: dict[tuple[int, tuple[int, ...]], Counter[str]] = {}
+
+    def of(self, name: str) -> str:
+        """The name itself, if as a pattern it means no other module, else anchored and escaped."""
+        return name if _plain(name) and self._meant(name) == 1 else f"^{re.escape(name)}"
+
+    def _meant(self, name: str) -> int:
+        dots = tuple(at for at, letter in enumerate(name) if letter == ".")
+        key = len(name), dots
+        if key not in self._counts:
+            self._counts[key] = Counter(_blanked(end, dots) for end in self._ends[len(name)])
+        return self._counts[key][_blanked(name, dots)]
+
+
+def _blanked(text: str, places: tuple[int, ...]) -> str:
+    letters = list(text)
+    for at in places:
+        letters[at] = "."
+    return "".join(letters)
 
 
 def _plain(name: str) -> bool:

@@ -29,6 +29,10 @@ NAME = "model.language_model.layers.11.self_attn.q_proj"
         ".*.*.*",
         r"(?!.*vision).*q_proj",
         r".*(?<=attn\.)q_proj",
+        r"self_attn\.q\x5fproj",
+        r"self_attn.q_pro\w",
+        r"self_attn\.q_pro[j]",
+        r"q_proj|\dx",
     ],
 )
 def test_what_people_write_matches_as_in_peft(pattern: str) -> None:
