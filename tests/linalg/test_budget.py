@@ -76,3 +76,9 @@ def test_what_must_be_there_is_bought_first_and_nothing_is_bought_for_no_energy(
     found = spend([must, Curve([3.0, 0.0], step=10)], 100)
     assert found is not None and found.ranks == (1, 1)
     assert spend([must], 9) is None
+
+
+def test_energy_is_weighed_by_its_bytes() -> None:
+    found = spend([Curve([10.0], step=100), Curve([4.0] * 10, step=10)], 105)
+    assert found is not None and found.ranks == (0, 10)
+    assert found.bound == 10.0
