@@ -96,12 +96,14 @@ def run_resize(plan: ResizePlan, engine: LocalEngine, *, memory: PeakMemory, sta
             done.append(one.roots)
         carried = resized.carry_jobs()
         done += [one for _, one in engine.run("copying", carried, publication.folder, torch=False)]
-        texts = resized.texts(found, Written.all(done))
+        rows = tuple(resized.row(pair, found[name]) for name, pair in adapter.pairs.items())
+        residual = total_residual(found)
+        texts = resized.texts(rows, residual, Written.all(done))
         texts.write(publication.folder)
         size = resized.layout.size + texts.bytes
+        if plan.options.budget is not None and size > plan.options.budget:
+            raise ValueError(f"{size} bytes were written within a budget of {plan.options.budget}")
         left = publication.publish()
-    rows = tuple(resized.row(pair, found[name]) for name, pair in adapter.pairs.items())
-    residual = total_residual(found)
     return Report(
         command="resize",
         version=__version__,

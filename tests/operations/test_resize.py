@@ -371,3 +371,13 @@ def test_a_cut_adapter_merges_as_its_update(tmp_path: Path) -> None:
     for name, update in updates_of(adapter).items():
         wanted = tensors[f"{name}.weight"].double().numpy() + truncated(update, 3)
         assert np.abs(merged[f"{name}.weight"].double().numpy() - wanted).max() < 1e-6
+
+
+def test_no_budget_is_exceeded_however_long_the_figures_are(tmp_path: Path) -> None:
+    shapes = {f"model.layers.{at}.self_attn.q_proj": (7, 6, 3) for at in range(24)}
+    adapter = write_adapter(tmp_path / "in", random_factors(shapes))
+    resize(adapter, tmp_path / "whole", rank=3)
+    whole = folder_bytes(tmp_path / "whole")
+    for budget in range(whole - 3000, whole + 1500, 173):
+        resize(adapter, tmp_path / "out", budget=budget, force=True)
+        assert budget - 2500 < folder_bytes(tmp_path / "out") <= budget

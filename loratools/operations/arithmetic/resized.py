@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from loratools.adapters.card import Card
@@ -30,7 +30,9 @@ from loratools.reports.report import ResizedModule, plain
 
 __all__ = ["ResizedAdapter", "total_residual"]
 
-_WIDEST = Resized(-1.23456789e-300, -1.23456789e-300, Written({}, {}))
+_WIDEST = -1.23456789e-300
+"""A figure that takes as many characters as any can."""
+
 _ROOT = "0" * 64
 
 HOW = (
@@ -88,15 +90,13 @@ class ResizedAdapter:
     def parameters(self) -> int:
         return sum(math.prod(shape) for _, _, shape in self.entries)
 
-    def texts(self, found: Mapping[str, Resized], roots: Written) -> SideTexts:
-        """Config, card and provenance. `found`: what the jobs told, by module."""
-        rows = tuple(self.row(pair, found[name]) for name, pair in self.adapter.pairs.items())
-        base = self.adapter.base_record
+    def texts(self, rows: Sequence[ResizedModule], residual: float, roots: Written) -> SideTexts:
+        """Config, card and provenance, with the rows of the modules and the residual of all together."""
         opened = self.adapter.opened
-        records = (input_record("adapter", opened, roots.of(0, opened)),)
+        base, records = self.adapter.base_record, (input_record("adapter", opened, roots.of(0, opened)),)
         return SideTexts(
             config=self._config(),
-            card=self._card(found),
+            card=self._card(residual),
             provenance=Provenance(
                 command="resize",
                 version=self.version,
@@ -112,8 +112,12 @@ class ResizedAdapter:
         """What all files of the output weigh at most, before the figures in their texts are known."""
         read = {(0, key): root for key, root in widest_roots(self.adapter.opened).items()}
         roots = Written(read, dict.fromkeys((key for key, _, _ in self.entries), _ROOT))
-        texts = self.texts(dict.fromkeys(self.ranks, _WIDEST), roots)
-        return self.layout.size + texts.bytes
+        widest = Resized(_WIDEST, _WIDEST, roots)
+        rows = [
+            replace(self.row(pair, widest), residual=_WIDEST, energy=_WIDEST)
+            for pair in self.adapter.pairs.values()
+        ]
+        return self.layout.size + self.texts(rows, _WIDEST, roots).bytes
 
     def row(self, pair: FactorPair, found: Resized) -> ResizedModule:
         rank = self.ranks[pair.module]
@@ -161,7 +165,7 @@ class ResizedAdapter:
             fields = without_targeting(fields) | targeting(present, left_out)
         return rewritten_config(fields, {pair.module: self._setting(pair) for pair in self._present()})
 
-    def _card(self, found: Mapping[str, Resized]) -> Card:
+    def _card(self, residual: float) -> Card:
         ranks = sorted({rank for rank in self.ranks.values() if rank})
         before = sorted({pair.rank for pair in self.adapter.pairs.values()})
         config = self.adapter.config
@@ -169,7 +173,7 @@ class ResizedAdapter:
         facts = [
             ("modules", str(len(self.ranks) - left_out)),
             ("rank", f"{_span(ranks)}, before {_span(before)}"),
-            ("residual", f"{total_residual(found):.4g}"),
+            ("residual", f"{residual:.4g}"),
             ("bytes of weights", f"{self.layout.size:,}"),
         ]
         return Card(
