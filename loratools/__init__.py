@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from loratools.errors import LoratoolsError, UsageError
     from loratools.operations.analyze import analyze
     from loratools.operations.clean import clean
+    from loratools.operations.combine import combine
     from loratools.operations.demo import demo
     from loratools.operations.extract import extract
     from loratools.operations.inspect import inspect
     from loratools.operations.merge import merge
     from loratools.operations.report import report
+    from loratools.operations.resize import resize
     from loratools.operations.unmerge import unmerge
     from loratools.operations.verify import verify
     from loratools.reports.report import Report
@@ -37,12 +39,14 @@ __all__ = [
     "__version__",
     "analyze",
     "clean",
+    "combine",
     "demo",
     "extract",
     "inspect",
     "merge",
     "open_checkpoint",
     "report",
+    "resize",
     "unmerge",
     "verify",
 ]
@@ -54,12 +58,14 @@ _HOMES = {
     "UsageError": "loratools.errors",
     "analyze": "loratools.operations.analyze",
     "clean": "loratools.operations.clean",
+    "combine": "loratools.operations.combine",
     "demo": "loratools.operations.demo",
     "extract": "loratools.operations.extract",
     "inspect": "loratools.operations.inspect",
     "merge": "loratools.operations.merge",
     "open_checkpoint": "loratools.checkpoints.reference",
     "report": "loratools.operations.report",
+    "resize": "loratools.operations.resize",
     "unmerge": "loratools.operations.unmerge",
     "verify": "loratools.operations.verify",
 }

@@ -91,6 +91,8 @@ STARTS = {
     "analyze": help_page("analyze", "--help"),
     "report": help_page("report", "--help"),
     "verify": help_page("verify", "--help"),
+    "resize": help_page("resize", "--help"),
+    "combine": help_page("combine", "--help"),
     "inspect": help_page("inspect", "--help"),
     "clean": help_page("clean", "--help"),
     "demo": help_page("demo", "--help"),
@@ -114,6 +116,21 @@ def test_adapters_alone_are_analysed_without_torch(line: tuple[str, ...]) -> Non
     loaded = loaded_by(help_page("analyze", *line))
     assert "numpy" in loaded
     assert not loaded & {"torch", "scipy", "transformers", "peft", "matplotlib"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("resize", "--budget", "90kB"),
+        ("combine", "--weight", "0.5", "--weight", "2"),
+        ("combine", "--method", "svd"),
+    ],
+    ids=["resize", "combine", "combine by svd"],
+)
+def test_arithmetic_on_factors_does_not_import_torch(line: tuple[str, ...], tmp_path: Path) -> None:
+    loaded = loaded_by(help_page(*line, "-o", str(tmp_path / "out")))
+    assert (tmp_path / "out" / "adapter_config.json").exists()
+    assert not loaded & {"torch", "scipy", "transformers", "peft"}
 
 
 def test_the_verbs_of_the_package_are_there_and_typed() -> None:

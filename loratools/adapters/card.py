@@ -24,6 +24,13 @@ _CLASSES = {
 }
 
 
+EXTRACTED = (
+    "Extracted by `loratools extract` from the difference between a full fine-tune and its base:",
+    "each changed weight matrix as two factors, by a truncated SVD whose error was measured.",
+    "`loratools.json` holds each module's rank, residual and bytes, and the hashes of both inputs.",
+)
+
+
 @dataclass(frozen=True)
 class Card:
     """What the card tells. `vocabulary`: rows that the base must be resized to before the adapter loads."""
@@ -35,6 +42,8 @@ class Card:
     facts: Sequence[tuple[str, str]]
     """Rows of the table: what, and how much."""
     notes: Sequence[str]
+    how: Sequence[str] = EXTRACTED
+    """Lines that tell how the adapter came to be."""
 
     def text(self) -> str:
         return "\n".join([*self._front_matter(), "", *self._body()]) + "\n"
@@ -54,9 +63,7 @@ class Card:
         return [
             f"# LoRA adapter of {_inline(self.base_name)}",
             "",
-            "Extracted by `loratools extract` from the difference between a full fine-tune and its base:",
-            "each changed weight matrix as two factors, by a truncated SVD whose error was measured.",
-            "`loratools.json` holds each module's rank, residual and bytes, and the hashes of both inputs.",
+            *self.how,
             "",
             *table,
             *notes,

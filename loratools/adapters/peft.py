@@ -17,7 +17,7 @@ from loratools.adapters.lowrank import LowRank
 from loratools.adapters.peft_config import PeftConfig
 from loratools.adapters.peft_keys import IGNORED, Part, parse_key
 from loratools.adapters.peft_matching import ROOT
-from loratools.adapters.peft_refusals import REFUSED_FORMATS
+from loratools.adapters.peft_refusals import REFUSED_FORMATS, Use
 from loratools.adapters.replace import Replace, Rows
 from loratools.adapters.update import Update
 from loratools.adapters.values import Values
@@ -34,8 +34,8 @@ class _Module:
     saved: dict[str, tuple[TensorSpec, Part]] = field(default_factory=dict)
 
 
-def read_adapter(checkpoint: Checkpoint) -> Adapter:
-    """The adapter that a checkpoint of kind ADAPTER holds.
+def read_adapter(checkpoint: Checkpoint, use: Use = Use.APPLIED) -> Adapter:
+    """The adapter that a checkpoint of kind ADAPTER holds, read for a use.
 
     Raises:
         LoratoolsError: the config or a key asks for something that cannot be applied right, a pair is half
@@ -43,10 +43,10 @@ def read_adapter(checkpoint: Checkpoint) -> Adapter:
     """
     config_file = str(checkpoint.folder / "adapter_config.json")
     if checkpoint.format in REFUSED_FORMATS and "peft_type" not in checkpoint.config:
-        raise REFUSED_FORMATS[checkpoint.format].error(checkpoint.root)
-    config = PeftConfig.of(checkpoint.config, file=config_file)
+        raise REFUSED_FORMATS[checkpoint.format].error(checkpoint.root, use=use)
+    config = PeftConfig.of(checkpoint.config, file=config_file, use=use)
     modules, ignored = _by_module(checkpoint)
-    reader = _Reader(checkpoint, config, modules)
+    reader = _Reader(checkpoint, config, modules, use)
     updates = {name: tuple(held) for name, held in sorted(reader.updates().items())}
     new_modules = tuple(sorted(name for name in modules if reader.saved_in_full(name)))
     if config.modules_to_save and not new_modules:
@@ -111,7 +111,10 @@ def _by_module(checkpoint: Checkpoint) -> tuple[dict[str, _Module], dict[str, st
 class _Reader:
     """Turns each module's keys into updates, and says by name what is wrong with them."""
 
-    def __init__(self, checkpoint: Checkpoint, config: PeftConfig, modules: Mapping[str, _Module]) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, config: PeftConfig, modules: Mapping[str, _Module], use: Use
+    ) -> None:
+        self.convolutions = use is Use.REWRITTEN
         self.checkpoint = checkpoint
         self.config = config
         self.modules = modules
@@ -177,7 +180,7 @@ class _Reader:
                 tensor=magnitude.name,
                 hint="set use_dora in adapter_config.json as it was for the training",
             )
-        if len(magnitude.shape) != 1:
+        if len(magnitude.shape) != 1 and not self.convolutions:
             raise UnsupportedError(
                 f"magnitudes of {magnitude.shape} belong to a convolution, which cannot be merged yet",
                 file=magnitude.file,
@@ -186,11 +189,20 @@ class _Reader:
         return Dora(direction, Values(magnitude))
 
     def _check_pair(self, name: str, A: TensorSpec, B: TensorSpec) -> None:
-        if len(A.shape) != 2 or len(B.shape) != 2:
+        matrices = len(A.shape) == len(B.shape) == 2
+        if not matrices and not (self.convolutions and _of_convolution(A, B)):
             raise UnsupportedError(
                 f"factors of {B.shape} and {A.shape} belong to a convolution, which cannot be merged yet",
                 file=A.file,
                 tensor=A.name,
+            )
+        if len(A.shape) > 2 and B.shape[1] < A.shape[0] and A.shape[0] % B.shape[1] == 0:
+            raise LoratoolsError(
+                f"factors of {B.shape} and {A.shape} belong to a convolution with groups, which PEFT cannot "
+                "merge: no one product is what they add",
+                file=A.file,
+                tensor=A.name,
+                hint="keep it beside the base and load both with PEFT",
             )
         if A.shape[0] != B.shape[1]:
             raise LoratoolsError(
@@ -246,3 +258,9 @@ class _Reader:
                 f"trainable_token_indices names no rows for {name}", file=spec.file, tensor=spec.name
             )
         return next(iter(found))
+
+
+def _of_convolution(A: TensorSpec, B: TensorSpec) -> bool:
+    """Whether the factors are a convolution's: A (r, in, k...), B (out, r, 1...), so that their product is
+    that of two matrices."""
+    return 3 <= len(A.shape) == len(B.shape) <= 5 and set(B.shape[2:]) == {1}

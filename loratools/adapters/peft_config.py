@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from loratools.adapters.patterns import PatternTable
-from loratools.adapters.peft_refusals import REFUSED_FIELDS, REFUSED_INITS, REFUSED_TYPES, Refusal
+from loratools.adapters.peft_refusals import REFUSED_FIELDS, REFUSED_INITS, REFUSED_TYPES, Refusal, Use
 from loratools.errors import LoratoolsError, shortened
 
 HONOURED = frozenset(
@@ -95,18 +95,19 @@ class PeftConfig:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], *, file: str | None = None) -> PeftConfig:
+    def of(cls, config: Mapping[str, Any], *, file: str | None = None, use: Use = Use.APPLIED) -> PeftConfig:
         """The config that a file holds.
 
         Args:
             config: the JSON object.
             file: where it was read, for errors.
+            use: what the adapter is read for.
 
         Raises:
             LoratoolsError: it is not LoRA's, is of a variant that cannot be applied right (by name, with the
                 reason), or has a field of the wrong type.
         """
-        reader = _Reader(config, file)
+        reader = _Reader(config, file, use)
         reader.refuse_what_cannot_be_done()
         return cls(
             r=reader.rank("r", config.get("r", 8)),
@@ -155,9 +156,10 @@ class PeftConfig:
 class _Reader:
     """Reads fields of a config and says which one is wrong."""
 
-    def __init__(self, config: Mapping[str, Any], file: str | None) -> None:
+    def __init__(self, config: Mapping[str, Any], file: str | None, use: Use) -> None:
         self.config = config
         self.file = file
+        self.use = use
 
     def refuse_what_cannot_be_done(self) -> None:
         peft_type = str(self.config.get("peft_type", "")).removeprefix("PeftType.").upper()
@@ -165,15 +167,15 @@ class _Reader:
             unknown = Refusal(
                 f"PEFT's method {peft_type or '(none)'}", "it is not LoRA, the one that is known"
             )
-            raise REFUSED_TYPES.get(peft_type, unknown).error(self.file)
+            raise REFUSED_TYPES.get(peft_type, unknown).error(self.file, use=self.use)
         for name, refusal in REFUSED_FIELDS.items():
             value = self.config.get(name)
             if value or (value is not None and refusal.even_if_empty):
-                raise refusal.error(self.file, name)
+                raise refusal.error(self.file, name, self.use)
         init = self.config.get("init_lora_weights", True)
         for name, refusal in REFUSED_INITS.items():
             if isinstance(init, str) and init.lower().startswith(name):
-                raise refusal.error(self.file, f"init_lora_weights={init}")
+                raise refusal.error(self.file, f"init_lora_weights={init}", self.use)
 
     def _wrong(self, name: str, value: object, wanted: str) -> LoratoolsError:
         return LoratoolsError(f"{name} is {_shown(value)} where {wanted} is expected", file=self.file)

@@ -89,3 +89,21 @@ def parse_key(name: str) -> Key:
             hint="several targets on one module, MultiheadAttention and other methods are not built in yet",
         )
     return Key(name, match["module"], Part.PARAMETER, match["leaf"])
+
+
+def written_key(key: Key) -> str:
+    """The key as PEFT 0.21 writes it, whatever form it was found in: with the root, without a name."""
+    if key.part in _AS_PARAMETER:
+        return f"{ROOT}{key.module}.{key.leaf}"
+    form = _WRITTEN.get(key.part, key.part.value)
+    return f"{ROOT}{key.module}.{form.format(leaf=key.leaf)}"
+
+
+_AS_PARAMETER = (Part.PARAMETER, Part.SAVED)
+_WRITTEN = {
+    Part.A: "lora_A.weight",
+    Part.B: "lora_B.weight",
+    Part.BASE: "base_layer.{leaf}",
+    Part.TOKENS: "token_adapter.trainable_tokens_delta",
+}
+"""Those of the parts whose key is more than their value."""

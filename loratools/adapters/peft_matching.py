@@ -13,8 +13,19 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from typing import TypeVar
 
-__all__ = ["ROOT", "kept_from", "rank_patterns", "saved_with", "target_names"]
+__all__ = [
+    "ROOT",
+    "full_target_names",
+    "kept_from",
+    "patterns_of",
+    "rank_patterns",
+    "saved_with",
+    "target_names",
+]
+
+Number = TypeVar("Number", int, float)
 
 ROOT = "base_model.model."
 """What stands before a module's name in PEFT's keys."""
@@ -28,20 +39,36 @@ def target_names(wanted: Collection[str], modules: Collection[str]) -> list[str]
     """
     others = set(modules) - set(wanted)
     short = {name.rpartition(".")[2] for name in others}
-    names = sorted({_shortest(name, short) for name in wanted})
-    if any(_ends_in(other, name) for name in names for other in others):
+    return _listed({_shortest(name, short) for name in wanted}, wanted, others)
+
+
+def full_target_names(wanted: Collection[str], modules: Collection[str] = ()) -> list[str] | str:
+    """The same by full names alone, where not all modules of the model are known."""
+    return _listed(set(wanted), wanted, set(modules) - set(wanted))
+
+
+def _listed(names: Collection[str], wanted: Collection[str], others: Collection[str]) -> list[str] | str:
+    ends = {end for other in others for end in _ends(other)}
+    if any(name in ends for name in names):
         return "|".join(re.escape(name) for name in sorted(wanted))
-    return names
+    return sorted(names)
 
 
 def rank_patterns(ranks: Mapping[str, int]) -> tuple[int, dict[str, int]]:
     """The rank of most modules, and a pattern for each of the others that means it alone."""
-    if not ranks:
-        return 1, {}
-    common = max(sorted(Counter(ranks.values()).items()), key=lambda item: item[1])[0]
-    special = {name: rank for name, rank in sorted(ranks.items()) if rank != common}
-    patterns = {_pattern(name, ranks): rank for name, rank in special.items()}
-    return common, patterns
+    return patterns_of(ranks) if ranks else (1, {})
+
+
+def patterns_of(values: Mapping[str, Number]) -> tuple[Number, dict[str, Number]]:
+    """The value of most modules (the least of several), and a pattern for each of the others.
+
+    Raises:
+        ValueError: there is none.
+    """
+    common = max(sorted(Counter(values.values()).items()), key=lambda item: item[1])[0]
+    special = {name: value for name, value in sorted(values.items()) if value != common}
+    patterns = _Patterns(values)
+    return common, {patterns.of(name): value for name, value in special.items()}
 
 
 def saved_with(name: str, modules: Iterable[str]) -> set[str]:
@@ -65,15 +92,44 @@ def _shortest(name: str, taken: Collection[str]) -> str:
     return name if last in taken else last
 
 
-def _ends_in(module: str, name: str) -> bool:
-    return module == name or module.endswith(f".{name}")
+def _ends(module: str) -> list[str]:
+    """What a name means the module by: the module's own name, and what follows each of its dots."""
+    parts = module.split(".")
+    return [".".join(parts[first:]) for first in range(len(parts))]
 
 
-def _pattern(name: str, ranks: Iterable[str]) -> str:
-    """The name itself, if as a pattern it means no other module, else anchored and escaped."""
-    rule = re.compile(rf"(.*\.)?({name})$") if _plain(name) else None
-    alone = rule is not None and [other for other in ranks if rule.match(other)] == [name]
-    return name if alone else f"^{re.escape(name)}"
+class _Patterns:
+    """Names as patterns, among all names of a dict: which mean themselves alone.
+
+    A name is a pattern in which each dot stands for any character, so that it means the names with an end of
+    its length that differs from it at its dots only. Such ends are counted once for each length and place of
+    dots, of which there are few: trying every name on every other took minutes for thousands.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._ends: dict[int, list[str]] = {}
+        for name in names:
+            for end in _ends(name):
+                self._ends.setdefault(len(end), []).append(end)
+        self._counts: dict[tuple[int, tuple[int, ...]], Counter[str]] = {}
+
+    def of(self, name: str) -> str:
+        """The name itself, if as a pattern it means no other module, else anchored and escaped."""
+        return name if _plain(name) and self._meant(name) == 1 else f"^{re.escape(name)}"
+
+    def _meant(self, name: str) -> int:
+        dots = tuple(at for at, letter in enumerate(name) if letter == ".")
+        key = len(name), dots
+        if key not in self._counts:
+            self._counts[key] = Counter(_blanked(end, dots) for end in self._ends[len(name)])
+        return self._counts[key][_blanked(name, dots)]
+
+
+def _blanked(text: str, places: tuple[int, ...]) -> str:
+    letters = list(text)
+    for at in places:
+        letters[at] = "."
+    return "".join(letters)
 
 
 def _plain(name: str) -> bool:

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from enum import Enum
 
 from loratools.errors import UnsupportedError
 
 _LATER = "merge it with PEFT's merge_and_unload, or wait for a release that knows it"
+
+
+class Use(str, Enum):
+    """What an adapter is read for, in the word that a refusal takes: it cannot be ...
+
+    Factors of convolutions are matrices for arithmetic among adapters; no merge applies them yet.
+    """
+
+    APPLIED = "merged"
+    REWRITTEN = "resized or combined"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +30,13 @@ class Refusal:
     hint: str = _LATER
     even_if_empty: bool = False
 
-    def error(self, file: str | os.PathLike[str] | None, setting: str | None = None) -> UnsupportedError:
+    def error(
+        self, file: str | os.PathLike[str] | None, setting: str | None = None, use: Use = Use.APPLIED
+    ) -> UnsupportedError:
         """What to raise; `setting` is the part of the config that asks for it."""
         where = f" ({setting})" if setting else ""
         return UnsupportedError(
-            f"{self.what}{where} cannot be merged: {self.reason}", file=file, hint=self.hint
+            f"{self.what}{where} cannot be {use.value}: {self.reason}", file=file, hint=self.hint
         )
 
 

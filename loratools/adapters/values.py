@@ -90,20 +90,9 @@ class Values:
         return self.spec.elements * (own + (item if item != own else 0))
 
     def _read(self, first: int, count: int) -> NDArray[np.floating]:
-        import numpy as np
-
         with TensorReader(self.spec) as reader:
             raw = reader.read(first, count)
-        values = raw.numpy().copy() if self.spec.dtype == "float64" else raw.float32()
-        wrong = values.size - int(np.count_nonzero(np.isfinite(values)))
-        if wrong:
-            raise LoratoolsError(
-                f"{wrong} of {values.size} values are NaN or infinite",
-                file=self.spec.file,
-                tensor=self.spec.name,
-                hint="the adapter is broken: take an earlier checkpoint of its training",
-            )
-        return values
+        return finite_values(raw)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Values) and self.spec == other.spec
@@ -119,6 +108,26 @@ class Values:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["spec"])  # type: ignore[misc]
+
+
+def finite_values(raw: RawTensor) -> NDArray[np.floating]:
+    """What was read, as an array of its own: float64 where it is stored so, else float32.
+
+    Raises:
+        LoratoolsError: values are not finite.
+    """
+    import numpy as np
+
+    values = raw.numpy().copy() if raw.spec.dtype == "float64" else raw.float32()
+    wrong = values.size - int(np.count_nonzero(np.isfinite(values)))
+    if wrong:
+        raise LoratoolsError(
+            f"{wrong} of {values.size} values are NaN or infinite",
+            file=raw.spec.file,
+            tensor=raw.spec.name,
+            hint="the adapter is broken: take an earlier checkpoint of its training",
+        )
+    return values
 
 
 def same_values(first: TensorSpec, second: TensorSpec) -> bool:

@@ -15,6 +15,8 @@ VERBS = {
     "extract": "Take the low-rank adapter out of a full fine-tune.",
     "merge": "Merge adapters into the weights of their base.",
     "unmerge": "Take merged adapters off again.",
+    "resize": "Give an adapter another rank, exactly, or another size.",
+    "combine": "Make one adapter of several.",
     "analyze": "Say which rank a fine-tune needs, and where adapters agree.",
     "report": "Say what adapters save, and what they cost.",
     "verify": "Check files to the last bit, and adapters against the fine-tune.",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from loratools.errors import UsageError
 
-VERBS = frozenset({"convert", "resize", "combine"})
+VERBS = frozenset({"convert"})
 
 _EVERYWHERE = frozenset(
     {"--device", "--max-memory", "--cluster", "--plot", "--html"},
@@ -21,6 +21,8 @@ OPTIONS: dict[str, frozenset[str]] = {
     "report": _EVERYWHERE - {"--plot"},
     "verify": _EVERYWHERE | {"--for", "--seed"},
     "inspect": _EVERYWHERE,
+    "resize": _EVERYWHERE | {"--to", "--base", "--for", "--format"},
+    "combine": _EVERYWHERE | {"--for", "--format"},
     "demo": _EVERYWHERE,
 }
 

@@ -11,7 +11,7 @@ from loratools.cli.failures import Late
 from loratools.cli.options import Invocation
 from loratools.cli.process import Terminated
 from loratools.errors import UsageError
-from loratools.operations.bare import ADAPTER, BASE, TUNED, Target, bare_run
+from loratools.operations.bare import ADAPTER, BASE, OTHER_ADAPTER, TUNED, Target, bare_run
 from loratools.operations.references import SortedReferences, sort_references
 
 
@@ -57,6 +57,20 @@ def pair(references: Sequence[str]) -> tuple[str, str]:
             hint="see 'loratools extract --help'",
         )
     return references[0], references[1]
+
+
+def one_adapter(references: Sequence[str]) -> str:
+    """The adapter to resize."""
+    if len(references) > 1:
+        raise UsageError(
+            f"resize takes one adapter, and got {len(references)}", hint="see 'loratools resize --help'"
+        )
+    return references[0] if references else ADAPTER
+
+
+def several_adapters(references: Sequence[str]) -> tuple[str, ...]:
+    """The adapters to combine."""
+    return tuple(references) or (ADAPTER, OTHER_ADAPTER)
 
 
 def base_and_adapters(references: Sequence[str]) -> SortedReferences:

@@ -8,7 +8,7 @@ from math import hypot
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Fold", "difference_norm", "fold", "product_norm", "residual_norm"]
+__all__ = ["Fold", "difference_norm", "fold", "product_norm", "residual_norm", "unit_scaled"]
 
 Matrix = NDArray[np.floating]
 
@@ -75,8 +75,8 @@ def product_norm(lora_A: Matrix, lora_B: Matrix) -> float:
         raise ValueError(f"factors of shapes {lora_B.shape} and {lora_A.shape} cannot be multiplied")
     if lora_A.shape[0] == 0:
         return 0.0
-    left, left_scale = _unit_scaled(lora_B)
-    right, right_scale = _unit_scaled(lora_A.T)
+    left, left_scale = unit_scaled(lora_B)
+    right, right_scale = unit_scaled(lora_A.T)
     core = _triangle(left) @ _triangle(right).T  # (r, r)
     return float(np.linalg.norm(core)) * left_scale * right_scale
 
@@ -118,7 +118,7 @@ def _triangle(tall: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.linalg.qr(tall, mode="r"))
 
 
-def _unit_scaled(factor: Matrix) -> tuple[NDArray[np.float64], float]:
+def unit_scaled(factor: Matrix) -> tuple[NDArray[np.float64], float]:
     """The factor over the power of two at its largest entry, so that squares neither overflow nor vanish."""
     largest = float(np.max(np.abs(factor), initial=0.0))
     scale = 2.0 ** int(np.frexp(largest)[1]) if largest > 0.0 and np.isfinite(largest) else 1.0

@@ -26,6 +26,9 @@ from loratools.errors import LoratoolsError
 BASE, TUNED, ADAPTER = (SAMPLE + name for name in ("base", "tuned", "lora-r8"))
 """The members of the sample that bare runs work on."""
 
+OTHER_ADAPTER = SAMPLE + "lora-r8-seed2"
+"""The one that is combined with the first: the same training from another seed."""
+
 FOLDER = Path("loratools-sample")
 """Where bare runs write, in the current folder."""
 

@@ -79,7 +79,7 @@ def open_inputs(
     split = [split_weight(os.fspath(reference)) for reference in adapters]
     if not split:
         raise UsageError("no adapter was given", hint="name an adapter after the checkpoint")
-    chosen = _weights([weight for _, weight in split], weights)
+    chosen = weights_of([weight for _, weight in split], weights)
     opened = [_open_adapter(reference) for reference, _ in split]
     read = [read_adapter(one) for one in opened]  # before the base: it may be what is not here
     base = _open_checkpoint(checkpoint if checkpoint is not None else _named_base(opened))
@@ -98,7 +98,12 @@ def open_inputs(
     )
 
 
-def _weights(inline: Sequence[float | None], given: Sequence[float] | None) -> list[float | None]:
+def weights_of(inline: Sequence[float | None], given: Sequence[float] | None) -> list[float | None]:
+    """One weight for each adapter, None where neither stands beside its name nor apart.
+
+    Raises:
+        UsageError: weights in both places, not one for each adapter, or not finite.
+    """
     if given and any(weight is not None for weight in inline):
         raise UsageError("weights are given both inline and apart", hint="use one of the two")
     if not given:

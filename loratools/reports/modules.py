@@ -10,14 +10,14 @@ from rich.table import Table
 
 from loratools.reports import words
 from loratools.reports.columns import Column, table
-from loratools.reports.report import ExtractedModule, MergedModule
+from loratools.reports.report import CombinedModule, ExtractedModule, MergedModule, ResizedModule
 
 MANY = 40
 """Up to so many modules each has a row of its own on a terminal."""
 
 WORST = 5
 
-Row = TypeVar("Row", bound="ExtractedModule | MergedModule")
+Row = TypeVar("Row", bound="ExtractedModule | MergedModule | ResizedModule | CombinedModule")
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,70 @@ _UNMERGED: Look[MergedModule] = replace(
 )
 
 
+_RESIZED: Look[ResizedModule] = Look(
+    noun="modules",
+    each=(
+        Column("module", lambda row: row.name, text=True),
+        Column("shape", lambda row: words.shape(row.shape)),
+        Column("rank before", lambda row: str(row.rank_before)),
+        Column("rank", lambda row: str(row.rank)),
+        Column("energy", lambda row: words.share(row.energy)),
+        Column("residual", lambda row: words.number(row.residual)),
+        Column("bytes", lambda row: words.size(row.bytes)),
+    ),
+    more=(
+        Column("dtype", lambda row: row.dtype),
+        Column("alpha", lambda row: words.number(row.alpha)),
+        Column("norm", lambda row: words.number(row.norm)),
+    ),
+    family=(
+        Column("modules", lambda family: family.name, text=True),
+        Column("count", lambda family: str(len(family.rows))),
+        Column("rank before", lambda family: words.span([row.rank_before for row in family.rows])),
+        Column("rank", lambda family: words.span([row.rank for row in family.rows])),
+        Column("residual", lambda family: words.span([row.residual for row in family.rows])),
+        Column("bytes", lambda family: words.size(sum(row.bytes for row in family.rows))),
+    ),
+    badness=lambda row: row.residual,
+    worst_title="Largest residuals",
+)
+
+_COMBINED: Look[CombinedModule] = Look(
+    noun="modules",
+    each=(
+        Column("module", lambda row: row.name, text=True),
+        Column("shape", lambda row: words.shape(row.shape)),
+        Column("rank of parts", lambda row: "+".join(str(part.rank) for part in row.parts)),
+        Column("rank", lambda row: str(row.rank)),
+        Column("distance from sum", lambda row: words.number(row.residual, 3)),
+        Column("bytes", lambda row: words.size(row.bytes)),
+    ),
+    more=(
+        Column("adapters", lambda row: "+".join(str(part.adapter) for part in row.parts)),
+        Column("dtype", lambda row: row.dtype),
+        Column("norm of sum", lambda row: words.number(row.norm)),
+        Column("truncated", lambda row: words.number(row.truncation, 3)),
+    ),
+    family=(
+        Column("modules", lambda family: family.name, text=True),
+        Column("count", lambda family: str(len(family.rows))),
+        Column("rank", lambda family: words.span([row.rank for row in family.rows])),
+        Column("distance at most", lambda family: words.number(family.worst(lambda row: row.residual), 3)),
+        Column("bytes", lambda family: words.size(sum(row.bytes for row in family.rows))),
+    ),
+    badness=lambda row: row.residual or 0.0,
+    worst_title="Farthest from the weighted sum",
+)
+
+_LOOKS: dict[type, Look[Any]] = {
+    ExtractedModule: _EXTRACTED,
+    ResizedModule: _RESIZED,
+    CombinedModule: _COMBINED,
+}
+
+
 def _look(row: object) -> Look[Any]:
     """By the row's type; rows that tell how far they may be off are unmerge's."""
-    if isinstance(row, ExtractedModule):
-        return _EXTRACTED
-    return _UNMERGED if isinstance(row, MergedModule) and row.exact is not None else _MERGED
+    if not isinstance(row, MergedModule):
+        return _LOOKS[type(row)]
+    return _UNMERGED if row.exact is not None else _MERGED

@@ -68,15 +68,72 @@ class MergedModule:
 
 
 @dataclass(frozen=True, slots=True)
+class ResizedModule:
+    """A pair of factors that `resize` cut, or kept as it was. `norm` is that of the update before, scaling
+    included; `residual` is of the factors as stored, as a share of it, and `energy` the share of its square
+    that they keep. `rank` 0: left out."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    rank_before: int
+    rank: int
+    alpha: float
+    norm: float
+    energy: float
+    residual: float
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CombinedModule:
+    """A pair of factors that `combine` made.
+
+    `rank_before` is that of the weighted sum of the parts, `norm` its norm; `residual` is the distance of the
+    factors, as stored, from that sum, as a share of the norm (None where the sum is zero). `parts` are the
+    places of the adapters that have the module, from 1 on, with their ranks and the factors of their
+    products; `truncation`, for the methods that cut a dense matrix, is the share of its norm that was cut."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    rank_before: int
+    rank: int
+    alpha: float
+    norm: float
+    residual: float | None
+    truncation: float | None
+    parts: tuple[CombinedPart, ...]
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CombinedPart:
+    """What an adapter brought to a module: `factor · B A`, with its weight and its scaling in the factor."""
+
+    adapter: int
+    rank: int
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over the output, beside the base; ratios are base over output, None where there is nothing."""
+    """Sums over the output, beside the base; ratios are base over output, None where there is nothing, and
+    all of the base None where it was not read."""
 
     parameters: int
     bytes: int
-    base_parameters: int
-    base_bytes: int
+    base_parameters: int | None
+    base_bytes: int | None
     ratio_parameters: float | None
     ratio_bytes: float | None
+
+    @classmethod
+    def alone(cls, parameters: int, size: int) -> Totals:
+        """Those of a verb that reads no base."""
+        return cls(parameters, size, None, None, None, None)
 
     @classmethod
     def of(cls, parameters: int, size: int, base_parameters: int, base_bytes: int) -> Totals:
@@ -161,7 +218,13 @@ class Report:
     warnings: tuple[str, ...]
     seconds: float
     peak_bytes: int | None
-    modules: tuple[ExtractedModule, ...] | tuple[MergedModule, ...] | None = None
+    modules: (
+        tuple[ExtractedModule, ...]
+        | tuple[MergedModule, ...]
+        | tuple[ResizedModule, ...]
+        | tuple[CombinedModule, ...]
+        | None
+    ) = None
     items: tuple[InspectedItem, ...] | None = None
     totals: Totals | None = None
     details: dict[str, Any] = field(default_factory=dict)

@@ -16,6 +16,8 @@ _LOOKS = {
     "clean": ("loratools.reports.looks.leftovers", "leftover_pages"),
     "report": ("loratools.reports.looks.costs", "cost_pages"),
     "verify": ("loratools.reports.looks.verification", "verification_pages"),
+    "resize": ("loratools.reports.looks.arithmetic", "resize_answer"),
+    "combine": ("loratools.reports.looks.arithmetic", "combine_answer"),
 }
 """Where the look of a verb's own rows in `details` is at home: imported for that verb alone, which alone pays
 for it, and printed before everything else."""

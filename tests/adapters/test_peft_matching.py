@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +30,19 @@ def test_each_module_gets_its_own_rank(ranks: dict[str, int]) -> None:
     default, patterns = rank_patterns(ranks)
     for name, rank in ranks.items():
         assert patterns.get(get_pattern_key(list(patterns), name), default) == rank
+
+
+@given(
+    st.dictionaries(
+        names.map(lambda name: name.replace("norm", "n.rm")) | names, st.integers(1, 2), min_size=2
+    )
+)
+def test_patterns_are_plain_names_where_no_other_is_meant(ranks: dict[str, int]) -> None:
+    _, patterns = rank_patterns(ranks)
+    for name in ranks:
+        alone = [other for other in ranks if re.match(rf"(.*\.)?({name})$", other)] == [name]
+        assert name not in patterns or alone
+        assert f"^{re.escape(name)}" not in patterns or not alone
 
 
 def test_layer_1_is_not_layer_11() -> None:

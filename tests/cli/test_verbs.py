@@ -13,10 +13,11 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import save_file
 
-from loratools import Report, UsageError, extract, merge, sample, unmerge
+from loratools import Report, UsageError, combine, extract, merge, resize, sample, unmerge
 from loratools.cli.app import application
 
 BASE, TUNED, ADAPTER = "loratools-sample/base", "loratools-sample/tuned", "loratools-sample/lora-r8"
+OTHER = "loratools-sample/lora-r8-seed2"
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +57,8 @@ WRITTEN = {
     "extract": "adapter_model.safetensors",
     "merge": "model.safetensors",
     "unmerge": "model.safetensors",
+    "resize": "adapter_model.safetensors",
+    "combine": "adapter_model.safetensors",
 }
 
 
@@ -93,6 +96,8 @@ LINES = {
     "extract": ("extract", BASE, TUNED, "--rank", "2", "-o", "out"),
     "merge": ("merge", BASE, ADAPTER, "-o", "out"),
     "unmerge": ("unmerge",),
+    "resize": ("resize", ADAPTER, "--energy", "0.9", "-o", "out"),
+    "combine": ("combine", ADAPTER, OTHER, "--method", "svd", "-o", "out"),
 }
 
 
@@ -104,7 +109,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(line: tuple[str, ...], fold
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("verb", ["extract", "merge"])
+@pytest.mark.parametrize("verb", ["extract", "merge", "resize", "combine"])
 def test_a_dry_run_needs_no_output(verb: str, folder: Path) -> None:
     *line, _, _ = LINES[verb]
     assert "\n" + f"{verb}: nothing was written, " in done(*line, "--dry-run").stdout
@@ -136,8 +141,14 @@ def test_a_dry_run_of_unmerge_needs_no_output(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "call",
-    [partial(extract, BASE, TUNED), partial(merge, BASE, ADAPTER), partial(unmerge, BASE, ADAPTER)],
-    ids=["extract", "merge", "unmerge"],
+    [
+        partial(extract, BASE, TUNED),
+        partial(merge, BASE, ADAPTER),
+        partial(unmerge, BASE, ADAPTER),
+        partial(resize, ADAPTER, rank=2),
+        partial(combine, [ADAPTER, OTHER]),
+    ],
+    ids=["extract", "merge", "unmerge", "resize", "combine"],
 )
 def test_a_dry_run_from_python_needs_no_output(call: Callable[..., Report], folder: Path) -> None:
     assert call(dry_run=True).output is None
@@ -164,6 +175,8 @@ MODULE_KEYS = {
     "extract": {"name", "shape", "dtype", "rank", "alpha", "method", "norm", "energy", "residual", "excess"},
     "merge": {"name", "shape", "dtype", "kind", "scaling", "norm", "changed"},
     "unmerge": {"name", "shape", "dtype", "kind", "scaling", "norm", "changed", "exact"},
+    "resize": {"name", "shape", "dtype", "rank_before", "rank", "alpha", "norm", "energy", "residual"},
+    "combine": {"name", "shape", "dtype", "rank_before", "rank", "alpha", "norm", "residual", "parts"},
 }
 
 ACTIONS = {"factored", "saved", "merged", "applied", "replaced", "added", "copied", "unchanged", "dropped"}
@@ -302,6 +315,22 @@ REFUSALS: dict[str, tuple[int, tuple[str, ...], str]] = {
         "is an adapter, not a checkpoint",
     ),
     "an adapter in one file": (2, ("extract", BASE, TUNED, "-o", "out.safetensors"), "out.safetensors"),
+    "resized in one file": (2, ("resize", ADAPTER, "--rank", "2", "-o", "a.safetensors"), "needs a folder"),
+    "combined in one file": (2, ("combine", ADAPTER, OTHER, "-o", "a.safetensors"), "needs a folder"),
+    "a checkpoint to resize": (2, ("resize", BASE, "--rank", "2", "-o", "out"), "a checkpoint stands where"),
+    "two to resize": (2, ("resize", ADAPTER, OTHER, "--rank", "2", "-o", "out"), "takes one adapter"),
+    "how much to keep": (2, ("resize", ADAPTER, "-o", "out"), "exactly one of --rank, --energy and --budget"),
+    "too small a budget": (
+        1,
+        ("resize", ADAPTER, "--budget", "1kB", "-o", "out"),
+        "a budget of 1,000 bytes holds no factors: the smallest output takes",
+    ),
+    "no density": (2, ("combine", ADAPTER, OTHER, "--method", "ties", "-o", "out"), "needs --density"),
+    "unequal ranks": (
+        1,
+        ("combine", ADAPTER, "loratools-sample/lora-r4", "--method", "linear", "-o", "out"),
+        "needs equal ranks",
+    ),
 }
 
 
@@ -350,3 +379,39 @@ def test_workers_do_not_change_what_is_written() -> None:
     done("extract", BASE, TUNED, "--rank", "4", "-o", "one", "--workers", "1")
     done("extract", BASE, TUNED, "--rank", "4", "-o", "three", "--workers", "3")
     assert contents("one") == contents("three")
+
+
+def test_resize_says_the_answer_first() -> None:
+    first, *_ = done("resize", ADAPTER, "--rank", "4", "-o", "out").stdout.splitlines()
+    assert first.startswith("Rank 8 became 4: 78.2 % of the update's energy is left (residual 0.467); ")
+    report = json.loads(done("resize", ADAPTER, "--budget", "90kB", "-o", "fewer", "--json").stdout)
+    assert report["output_bytes"] == sum(map(len, contents("fewer").values())) <= 90_000
+    assert report["totals"]["base_bytes"] is None
+    said = done("resize", ADAPTER, "--budget", "90kB", "-o", "again")
+    assert "28 modules without factors: " in said.stdout
+    assert said.stderr.startswith("Warning: model.layers.0")
+
+
+def test_combine_says_the_answer_first() -> None:
+    first, *_ = done(
+        "combine", ADAPTER, OTHER, "--weight", "0.5", "--weight", "-2", "-o", "out"
+    ).stdout.splitlines()
+    assert first == f"0.5 x {ADAPTER} + -2 x {OTHER} by cat: the weighted sum, to the last bit"
+    first, *_ = done("combine", f"{ADAPTER}=0.7", OTHER, "-o", "rounded").stdout.splitlines()
+    assert "by cat: the weighted sum, rounded (to " in first
+    first, *_ = done("combine", ADAPTER, OTHER, "--method", "linear", "-o", "linear").stdout.splitlines()
+    assert first.endswith(" % of the weighted sum's norm away from it")
+    report = json.loads(done("combine", ADAPTER, OTHER, "-o", "json", "--json").stdout)
+    assert report["adapters"] == [{"reference": ADAPTER, "weight": 1.0}, {"reference": OTHER, "weight": 1.0}]
+    assert report["modules"][0]["parts"] == [{"adapter": place, "rank": 8, "factor": 2.0} for place in (1, 2)]
+
+
+def test_combined_and_resized_adapters_merge() -> None:
+    done("combine", ADAPTER, OTHER, "-o", "both")
+    done("resize", "both", "--rank", "8", "-o", "smaller")
+    done("merge", BASE, "smaller", "-o", "merged")
+    done("combine", ADAPTER, OTHER, "--method", "svd", "-o", "svd")
+    one, other = (
+        json.loads(done("inspect", name, "--json").stdout)["items"][0] for name in ("smaller", "svd")
+    )
+    assert (one["rank"], one["alpha"]) == (other["rank"], other["alpha"]) == (8, 8)
