@@ -2,9 +2,9 @@
 
     python tests/benchmarks/load.py --write
 
-Wall-clock seconds of whole commands and those that they kept a processor busy, the start of Python included,
-their memory at most, and the most files that they had open, sampled. Eight runs at once share inputs, and each
-must write what a run alone writes.
+Wall-clock seconds of whole commands and those that they kept a processor busy, the start of Python
+included, their memory at most, and the most files that they had open, sampled. Eight runs at once share
+inputs, and each must write what a run alone writes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def main() -> None:
             print(*rows[-1], sep=" | ", flush=True)
         alone, together = _eight_at_once(folder)
         size = round((folder / "inputs" / "base" / "model.safetensors").stat().st_size / 1e6)
-        rows.append((f"merge a base of {size} MB", round(alone.seconds, 1), round(alone.processor, 1), "", ""))
+        rows.append(
+            (f"merge a base of {size} MB", round(alone.seconds, 1), round(alone.processor, 1), "", "")
+        )
         rows.append(("eight of these at once, on the same inputs", round(together, 1), "", "", ""))
     figures = Figures("python tests/benchmarks/load.py --write", COLUMNS, rows)
     print(figures.markdown())
