@@ -1,6 +1,6 @@
 """Kills: commands as processes, ended by KILL, TERM or INT at random moments; outputs are whole or absent.
 
-    python tests/benchmarks/kills.py --kills 216 --write
+    python tests/benchmarks/kills.py --kills 216 --jobs 2 --write
 
 Half of the signals come at a moment drawn from the whole life of the process, half from the time in which it
 writes. After each: the target is absent, as it was, or whole; inputs are what they were; TERM exits with 143
@@ -13,6 +13,7 @@ import argparse
 import random
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -39,35 +40,44 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=216)
+    parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--hidden", type=int, default=256, help="size of the model; 3 layers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="keep the figures for the documentation")
     options = parser.parse_args()
-    draw = random.Random(options.seed)
-    runs = [next(run for run in RUNS if run.name == name) for name in NAMES]
     endings: list[Ending] = []
+    with ProcessPoolExecutor(options.jobs) as pool:
+        share = -(-options.kills // options.jobs)
+        seeds = range(options.seed, options.seed + options.jobs)
+        for done in [pool.submit(campaign, share, options.hidden, seed) for seed in seeds]:
+            endings += done.result()
+    command = f"python tests/benchmarks/kills.py --kills {options.kills} --jobs {options.jobs} --write"
+    figures = Figures(command, COLUMNS, _rows(endings))
+    print(figures.markdown())
+    if options.write:
+        figures.write("kills")
+    sys.exit(1 if any(one.wrongs for one in endings) else 0)
+
+
+def campaign(kills: int, hidden: int, seed: int) -> list[Ending]:
+    """So many kills, one after the other, at moments that the seed draws."""
+    draw = random.Random(seed)
+    runs = [next(run for run in RUNS if run.name == name) for name in NAMES]
+    endings = []
     with tempfile.TemporaryDirectory(prefix="kills-") as root:
         workplace = Workplace(Path(root))
-        workplace.prepare(runs, hidden=options.hidden, layers=3)
+        workplace.prepare(runs, hidden=hidden, layers=3)
         lives = {run.name: seconds_of(workplace, run) for run in runs}
-        for turn in range(options.kills):
-            run = runs[turn % len(runs)]
+        for turn in range(kills):
+            run = runs[(seed + turn) % len(runs)]
             number = draw.choice(list(SIGNALS))
             begun = draw.random() < 0.5
             before, writing = lives[run.name]
             delay = draw.random() * (1.1 * writing if begun else before + writing)
             one = end(workplace, run, number, delay=delay, begun=begun)
             endings.append(one)
-            for wrong in one.wrongs:
-                print(f"{run.name}, {number.name} after {delay:.3f} s: {wrong}", file=sys.stderr, flush=True)
-            print(turn + 1, run.name, number.name, one.code, "wrong" if one.wrongs else "", flush=True)
-    figures = Figures(
-        f"python tests/benchmarks/kills.py --kills {options.kills} --write", COLUMNS, _rows(endings)
-    )
-    print(figures.markdown())
-    if options.write:
-        figures.write("kills")
-    sys.exit(1 if any(one.wrongs for one in endings) else 0)
+            print(turn + 1, run.name, number.name, one.code, *one.wrongs, flush=True)
+    return endings
 
 
 def _rows(endings: list[Ending]) -> list[tuple[str | int, ...]]:

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/load.py --write
 
-Wall-clock seconds of whole commands and those that they kept a processor busy, the start of Python included,
-their memory at most, and the most files that they had open, sampled. Eight runs at once share inputs, and each
-must write what a run alone writes.
+Wall-clock seconds of whole commands and those that they kept a processor busy, the start of Python
+included, their memory at most, and the most files that they had open, sampled. Eight runs at once share
+inputs, and each must write what a run alone writes.
 """
 
 from __future__ import annotations

@@ -99,7 +99,9 @@ INPUTS = {
     "unmerge by record": ("undoable/model-00001-of-00002.safetensors",),
     "unmerge by subtraction": ("merged/model.safetensors", "adapter/adapter_model.safetensors"),
 }
-CASES = [(run, name) for run in RUNS for name in INPUTS.get(run.name, ())]
+PAIRS = [(run, name) for run in RUNS for name in INPUTS.get(run.name, ())]
+ACTS = ((shrink, be_replaced), (grow, change))
+CASES = [(run, name, act) for place, (run, name) in enumerate(PAIRS) for act in ACTS[place % 2]]
 
 
 def run_with(
@@ -114,8 +116,9 @@ def run_with(
     return outcome, meanwhile.reads
 
 
-@pytest.mark.parametrize("act", [shrink, grow, change, be_replaced], ids=lambda act: act.__name__)
-@pytest.mark.parametrize(("run", "name"), CASES, ids=[f"{run.name}, {name}" for run, name in CASES])
+@pytest.mark.parametrize(
+    ("run", "name", "act"), CASES, ids=[f"{run.name}, {name}, {act.__name__}" for run, name, act in CASES]
+)
 def test_it_is_refused_or_the_output_is_of_one_state(
     run: Run, name: str, act: Callable[[Path], None], originals: Path, tmp_path: Path
 ) -> None:
@@ -151,7 +154,7 @@ def test_what_is_read_twice_is_hashed_twice(
     found = next(one for one in RUNS if one.name == run)
     _, reads = run_with(originals, tmp_path / "none", found, name, 0, rewritten)
     told = []
-    for after in range(3, reads):
+    for after in range(reads // 2, reads):
         outcome, _ = run_with(originals, tmp_path / f"{after}", found, name, after, rewritten)
         if outcome.code:
             assert tree(tmp_path / f"{after}" / "out") == {}

@@ -12,7 +12,7 @@ import pytest
 from fixtures.fault_injection import KINDS, Kind, sweep
 from fixtures.fault_runs import RUNS, Run, Workplace
 
-STRIDE = 197
+STRIDE = 499
 """Of how many calls one is hit; each pair of a command and a fault begins at another one of them."""
 
 

@@ -25,7 +25,7 @@ CASES = [
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     found = Workplace(tmp_path_factory.mktemp("kills"))
     names = {name for name, _, _ in CASES}
-    found.prepare([run for run in RUNS if run.name in names], hidden=320, layers=2)
+    found.prepare([run for run in RUNS if run.name in names], hidden=192, layers=2)
     return found
 
 

@@ -89,12 +89,11 @@ def environment() -> dict[str, str]:
 @pytest.mark.parametrize(
     "line",
     [
-        ["merge", "base", "adapters/00000"],
         ["merge", "base", "adapters/00000", "--undo"],
         ["extract", "base", "tuned", "--rank", "2"],
         ["merge", "few", *(f"small/{number:05d}" for number in range(300))],
     ],
-    ids=["merge-1000-shards", "merge-undo-1000-shards", "extract-1000-shards", "merge-300-adapters"],
+    ids=["merge-1000-shards", "extract-1000-shards", "merge-300-adapters"],
 )
 def test_128_open_files_are_enough(line: list[str], shards: Path, tmp_path: Path) -> None:
     done = subprocess.run(
