@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .rounding import bfloat16_to_float32, float64_to_bfloat16, float64_to_float16
+from .stochastic import DRAWN
 
 __all__ = [
     "MOST_BITS",
@@ -47,8 +48,9 @@ MOST_BITS = 24
 """Of an index: where more numbers than that are possible, an element is kept as it is."""
 
 _ITEM_BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
+_DIGITS = {"bfloat16": 8, "float16": 11, "float32": 24}
 _UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
-_SLACK = 16.0  # units of rounding, beside those of the sums, that an element is clear of every boundary
+_SLACK = 16  # units of rounding, beside one for each term, that an element is clear of every boundary
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,18 @@ class Predecessors:
     first: Int64
     count: Int64
     doubtful: NDArray[np.bool_]
-    _centre: Float64
-    _dtype: str
 
     @classmethod
-    def of(cls, y: Bits, maps: Maps, dtype: str, arithmetic: str) -> Predecessors:
+    def of(
+        cls, y: Bits, maps: Maps, dtype: str, arithmetic: str, draws: NDArray[np.uint32] | None = None
+    ) -> Predecessors:
         """
         Args:
             y: (k,), as stored: uint16 for bfloat16.
             maps: those that made them.
             dtype: of y and of what is looked for: "bfloat16", "float16" or "float32".
             arithmetic: "float32" or "float64", in which the merge was computed.
+            draws: (k,), where the merge rounded by chance (`stochastic`).
         """
         keys = keys_of(y, dtype)
         with np.errstate(all="ignore"):
@@ -93,7 +96,11 @@ class Predecessors:
             below, above = values_of(keys - 1, dtype), values_of(keys + 1, dtype)
             below = np.where(np.isfinite(below), below, 2.0 * value - above)
             above = np.where(np.isfinite(above), above, 2.0 * value - below)
-            ends = [((edge + value) / 2.0 - maps.shift) / maps.scale for edge in (below, above)]
+            down, up = _shares(keys, draws)
+            ends = [
+                (value - down * (value - below) - maps.shift) / maps.scale,
+                (value + up * (above - value) - maps.shift) / maps.scale,
+            ]
             low, high = np.minimum(*ends), np.maximum(*ends)
             magnitude, over = np.abs(value) + np.abs(maps.shift), 1.0 / np.abs(maps.scale)
             room = (2.0 * _UNIT[arithmetic]) * magnitude * over
@@ -103,39 +110,61 @@ class Predecessors:
             last, most = _floor(high + doubt, dtype)
             # The same numbers begin and end the interval by another computation if no doubt reaches them.
             clear = (least >= low + doubt) & (most <= high - doubt) & np.isfinite(low) & np.isfinite(high)
-            centre = (value - maps.shift) / maps.scale
-        return cls(first, np.maximum(last - first + 1, 0), ~clear, centre, dtype)
+        return cls(first, np.maximum(last - first + 1, 0), ~clear)
 
     def keys(self, indices: Int64) -> Int64:
         """The numbers' keys, given their places among those possible where there are several.
 
-        Where none is possible it is the number nearest to (y - G) / F.
+        Where none is possible there is no such number, and the key means nothing.
         """
-        keys = self.first + np.where(self.count > 1, indices, 0)
-        none = self.count == 0
-        if none.any():
-            with np.errstate(all="ignore"):
-                keys[none] = keys_of(_rounded(self._centre[none], self._dtype), self._dtype)
-        return keys
+        return self.first + np.where(self.count > 1, indices, 0)
+
+
+def _shares(keys: Int64, draws: NDArray[np.uint32] | None) -> tuple[Float64 | float, Float64 | float]:
+    """How far the sums that become a number reach, as shares of the distances to its two neighbours.
+
+    Half of the way to either by rounding to nearest. By chance a sum goes away from zero if its fraction and
+    the draw make 1: such sums reach as far towards zero as the draw says, and as far away as is left of 1.
+    """
+    if draws is None:
+        return 0.5, 0.5
+    inwards = draws / DRAWN
+    outwards = 1.0 - inwards
+    return np.where(keys > 0, inwards, outwards), np.where(keys < 0, inwards, outwards)
 
 
 def settled(
-    distance: NDArray[Any], least_gap: NDArray[Any], half: NDArray[Any], error: NDArray[Any] | float
+    distance: NDArray[Any], least_gap: NDArray[Any], half: NDArray[Any], error: NDArray[Any]
 ) -> NDArray[np.bool_]:
     """Where only w can have become y, and is the nearest to c = (y - G) / F, by a wide margin.
 
     Args:
-        distance: |c - w|; least_gap: of w to the nearer of its neighbours; half: the larger half of y's gaps
-            over |F|; error: bound on what distance and half may be off, with what the interval is widened by.
+        distance: |c - w|; least_gap: of w to the nearer of its neighbours, which is overwritten; half: the
+            larger half of y's gaps over |F|; error: bound on what distance and half may be off, with what
+            the interval is widened by.
     """
-    result: NDArray[np.bool_] = distance < np.minimum(0.5 * least_gap, least_gap - half) - error
+    room = least_gap - half
+    least_gap *= 0.5
+    np.minimum(room, least_gap, out=room)
+    room -= error
+    result: NDArray[np.bool_] = distance < room
     return result
 
 
-def error_bound(y: NDArray[Any], size: NDArray[Any] | float, terms: int, arithmetic: str) -> NDArray[Any]:
-    """What `settled` has to be given for products and sums made in an arithmetic: generous."""
-    unit = _UNIT[arithmetic]
-    result: NDArray[Any] = (_SLACK * unit) * np.abs(y) + ((terms + _SLACK) * unit) * size
+def error_bound(
+    half: NDArray[Any], size: NDArray[Any], terms: int, dtype: str, arithmetic: str
+) -> NDArray[Any]:
+    """What `settled` and `bracketed` have to be given for sums made in an arithmetic: generous.
+
+    It is (terms + 16) units of rounding of |y| and of what G is a sum of.
+
+    Args:
+        half: of y's larger gap: no number is larger than 2**digits of its gaps.
+        size: no less than the absolute values that G is a sum of; may be broadcast.
+    """
+    units = (terms + _SLACK) * _UNIT[arithmetic]
+    result: NDArray[Any] = half * half.dtype.type(units * 2.0 ** (_DIGITS[dtype] + 1))
+    result += (units * size).astype(half.dtype)
     return result
 
 

@@ -18,13 +18,12 @@ from loratools.checkpoints.spec import TensorSpec
 from loratools.linalg.predecessors import (
     MOST_BITS,
     Predecessors,
-    bits_of,
     keys_of,
     pack,
     widths,
 )
 from loratools.operations.precision import Stored, Wide, widened
-from loratools.operations.undo.alone import alone
+from loratools.operations.undo.reach import Reach, middle
 from loratools.operations.undo.steps import Added, Product, Scaled, Step, Steps
 
 if TYPE_CHECKING:
@@ -112,20 +111,26 @@ class Recorder:
             step.factor[rows] = used.astype(block.dtype)
         return block
 
-    def add(self, original: Stored, block: Wide, result: Stored, first: int) -> None:
-        """Some rows: the base's as stored, after the updates in wide arithmetic, and rounded."""
+    def add(
+        self, original: Stored, block: Wide, result: Stored, first: int, draws: Stored | None = None
+    ) -> None:
+        """Some rows: the base's as stored, after the updates in wide arithmetic, and rounded, by the draws
+        where there are any."""
         import numpy as np
 
         shape = (len(original), self._columns)
         before, after, y = original.reshape(shape), block.reshape(shape), result.reshape(shape)
-        places = np.flatnonzero(~self._settled(before, after, y, first))
+        drawn = None if draws is None else draws.reshape(shape)
+        aside = self._aside(after, y, first, drawn)
+        reach = Reach.of(self._steps, self._dtype, y, first, drawn)
+        places = np.flatnonzero(~reach.alone(before, np.abs(aside)))
         if not places.size:
             return
-        rows, columns = np.divmod(places, self._columns)
-        found = Predecessors.of(
-            y.ravel()[places], self._steps.maps(rows + first, columns), self._dtype, self._arithmetic
-        )
-        self._keep(before.ravel()[places], found, places + first * self._columns)
+        held = before.ravel()[places]
+        with np.errstate(all="ignore"):
+            centre = widened(held, self._dtype, self._arithmetic)
+            centre += aside.ravel()[places]
+        self._keep(held, reach.predecessors(places, centre, first), places + first * self._columns)
 
     def finish(self, path: Path, part: str) -> Kept:
         """Writes the tensor's part: the bits, the gaps between positions, the values at these."""
@@ -142,25 +147,24 @@ class Recorder:
         factors = tuple(tuple(step.factor.tolist()) for step in self._steps.each if isinstance(step, Scaled))
         return Kept(Keeping.INTERVAL, part, len(bits), len(places), factors)
 
-    def _settled(self, before: Stored, after: Wide, y: Stored, first: int) -> Any:
-        """Where nothing has to be kept."""
+    def _aside(self, after: Wide, y: Stored, first: int, draws: Stored | None) -> Wide:
+        """How far from the base's rows the middle of what became y lies, taken back through the steps."""
         import numpy as np
 
-        distance = widened(y, self._dtype, self._arithmetic)
+        aside = middle(y, self._dtype, draws)
         with np.errstate(all="ignore"):
-            distance -= after
-            np.abs(distance, out=distance)
-            scale = np.abs(self._steps.scale(first, len(y), after.dtype))
+            aside -= after
+            scale = self._steps.scale(first, len(y), after.dtype)
             if np.ndim(scale):
-                distance = distance / scale
-        return alone(self._steps, self._dtype, before, y, distance, first)
+                aside /= scale
+        return aside
 
     def _keep(self, original: Stored, found: Predecessors, places: NDArray[np.int64]) -> None:
         keys = keys_of(original, self._dtype)
         index = keys - found.first
         width = widths(found.count)
         inside = (index >= 0) & (index < found.count) & (width <= MOST_BITS) & ~found.doubtful
-        inside &= _same_bits(bits_of(keys, self._dtype), original)
+        inside &= original.view(f"uint{8 * original.dtype.itemsize}") != _minus_zero(original)
         narrow = inside & (width > 0)
         if narrow.any():
             self._bits.append(pack(index[narrow], width[narrow]))
@@ -169,9 +173,9 @@ class Recorder:
             self._values.append(original[~inside])
 
 
-def _same_bits(one: Stored, other: Stored) -> Any:
-    integers = f"uint{8 * one.dtype.itemsize}"
-    return one.view(integers) == other.view(integers)
+def _minus_zero(values: Stored) -> int:
+    """The bits of the number whose key is another's too."""
+    return 1 << (8 * values.dtype.itemsize - 1)
 
 
 def keep_whole(source: TensorSpec, path: Path, part: str) -> Kept:

@@ -1,0 +1,115 @@
+"""Which numbers may have become a given one, told in the merge's own arithmetic wherever that can tell.
+
+`Predecessors` finds the ends of an interval in float64, rounds them to the base's dtype, and asks what the
+doubt could change. Here the ends are floating-point numbers of the dtype that the merge computed in, and what
+lies between them is counted by shifting their bits: magnitudes are ordered like their bits, and a narrower
+format keeps the upper ones. Where the bounds on what such ends may be off hold no number of the base's, every
+other computation finds the same numbers; everywhere else somebody has to look closer.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Bracket", "bracketed"]
+
+
+class Bracket(NamedTuple):
+    """For each element `count` numbers from the key `first` on, (k,) int64, where it is `clear`."""
+
+    first: NDArray[np.int64]
+    count: NDArray[np.int64]
+    clear: NDArray[np.bool_]
+
+
+class _Grid(NamedTuple):
+    """How the numbers of a format lie among those of a wider one.
+
+    `cut` bits fewer, the exponent's origin `rebased` keys away; between `least` and `largest` in magnitude
+    this, and the bound on errors, holds. And masks of the format's sign and fraction, and the bits of its
+    least normal number and of infinity.
+    """
+
+    cut: int
+    rebased: int
+    least: float
+    largest: float
+    sign: int
+    fraction: int
+    least_normal: int
+    infinite: int
+
+
+_GRIDS = {
+    ("float32", "bfloat16"): _Grid(16, 0, 2.0**-96, 3.3895313892515355e38, 0x8000, 0x007F, 0x0080, 0x7F80),
+    ("float32", "float16"): _Grid(13, 112 << 10, 2.0**-14, 65504.0, 0x8000, 0x03FF, 0x0400, 0x7C00),
+    ("float64", "float32"): _Grid(
+        29, 896 << 23, 2.0**-126, 3.4028234663852886e38, 0x80000000, 0x007FFFFF, 0x00800000, 0x7F800000
+    ),
+}
+
+
+def bracketed(
+    y: NDArray[Any],
+    middle: NDArray[Any],
+    half: NDArray[Any],
+    error: NDArray[Any],
+    dtype: str,
+    *,
+    inwards: NDArray[Any] | float,
+    flipped: NDArray[np.bool_] | bool,
+) -> Bracket:
+    """The numbers of `dtype` within `half` of `middle`, half of one side less where y is a power of two.
+
+    Args:
+        y: (k,), what they became, as stored. Zeros, subnormal numbers and what is not finite are never clear.
+        middle: (k,), of the sums that become y if the gaps on both sides of it are equal, less G, over F;
+            float32 or float64.
+        half: (k,), half of the larger gap beside y, over |F|.
+        error: (k,), no less than what middle and half together may be off.
+        inwards: share of the gap towards zero in which sums become y.
+        flipped: whether F is negative.
+    """
+    grid = _GRIDS[str(middle.dtype), dtype]
+    bits = y.view(f"uint{8 * y.dtype.itemsize}") & (grid.sign - 1)
+    power = np.flatnonzero((bits & grid.fraction) == 0)
+    if power.size:
+        middle, half = middle.copy(), half.copy()
+        # The gap towards zero is half as wide there: so much of the interval is missing at that end.
+        missing = half[power] * (inwards if np.ndim(inwards) == 0 else inwards[power])
+        half[power] -= 0.5 * missing
+        towards = np.where(y.view(bits.dtype)[power] > grid.sign, -0.5, 0.5)
+        towards[np.broadcast_to(flipped, y.shape)[power]] *= -1.0
+        middle[power] += towards * missing
+    size = np.abs(middle)
+    outer = half + error
+    inner = half - error
+    low, high = size - outer, size + outer
+    clear = (low >= grid.least) & (high <= grid.largest)
+    clear &= (bits > grid.least_normal) & (bits < grid.infinite)
+    integer = np.dtype(f"int{8 * middle.itemsize}").type
+    first = _upper(low, grid, integer)
+    last = _lower(high, grid, integer)
+    clear &= first == _upper(size - inner, grid, integer)
+    clear &= last == _lower(size + inner, grid, integer)
+    count = np.maximum(last.astype(np.int64) - first + 1, 0)
+    keys = np.where(middle < 0, -last, first).astype(np.int64)
+    return Bracket(keys, count, clear)
+
+
+def _upper(values: NDArray[Any], grid: _Grid, integer: Any) -> NDArray[Any]:
+    """The key of the least number that is not below a positive value."""
+    bits = values.view(integer) + integer((1 << grid.cut) - 1)
+    bits >>= integer(grid.cut)
+    bits -= integer(grid.rebased)
+    return bits
+
+
+def _lower(values: NDArray[Any], grid: _Grid, integer: Any) -> NDArray[Any]:
+    """The key of the largest number that is not above a positive value."""
+    bits = values.view(integer) >> integer(grid.cut)
+    bits -= integer(grid.rebased)
+    return bits

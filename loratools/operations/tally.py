@@ -1,0 +1,135 @@
+"""What a merge did to one tensor: how many elements it changed, what it added, and what rounding took of it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from loratools.adapters.update import Update
+from loratools.checkpoints.spec import TensorSpec
+from loratools.operations.precision import Stored, Wide, differing, widened
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Tally", "sum_of_squares"]
+
+_UNIT = 2.0**-24
+"""Of float32, in which 16-bit tensors are merged."""
+
+_BLUR = 1e-2
+"""Where float32's own rounding could exceed this share of the update, the error is measured in float64."""
+
+_SAFE = (1e-25, 1e30)
+"""Sums of squares in float32 between these lost nothing to underflow or overflow."""
+
+
+class Tally:
+    """Sums over the parts of one tensor's rows.
+
+    The rounding error is `||rounded - exact|| / ||exact - W||`, exact what the updates make of W in the
+    merge's wide arithmetic. Elements that are not finite are left out of it.
+
+    Args:
+        updates: those that go to the tensor, in their order.
+        source_dtype: of the base's tensor.
+        target: what is written.
+    """
+
+    def __init__(self, updates: tuple[Update, ...], source_dtype: str, target: TensorSpec) -> None:
+        self.changed = 0
+        self._updates, self._source_dtype, self._target = updates, source_dtype, target
+        self._known = updates[0].norm() if len(updates) == 1 and updates[0].subtractable else None
+        self._added = 0.0
+        self._lost = 0.0
+
+    def add(
+        self,
+        original: Stored,
+        reference: Stored,
+        after: Wide,
+        result: Stored,
+        *,
+        first: int,
+        largest: float,
+    ) -> None:
+        """Some rows from `first` on.
+
+        Args:
+            original: the base's rows as stored; perhaps fewer than are written.
+            reference: these in the dtype of the output.
+            after: all rows after the updates, in wide arithmetic.
+            result: all rows as written.
+            largest: magnitude in `after`.
+        """
+        known = result[: len(original)]
+        self.changed += result.size - known.size + differing(known, reference)
+        if not self._updates or not result.size:
+            return
+        if self._known is None:
+            added = sum_of_squares(self._difference(original, after))
+        else:
+            added = self._known**2 * (result.size / self._target.elements)
+        squares = sum_of_squares(self._lost_in(result, after))
+        if after.dtype == "float32" and (_UNIT * largest) ** 2 * after.size > _BLUR**2 * added:
+            squares, added = self._in_float64(original, result, first, squares, added)
+        self._added += added
+        self._lost += squares
+
+    @property
+    def norm(self) -> float | None:
+        """The Frobenius norm of what was added; None where nothing was to be."""
+        if not self._updates:
+            return None
+        return math.sqrt(self._added) if self._known is None else self._known
+
+    @property
+    def rounding_error(self) -> float | None:
+        """Relative to the norm; None where nothing was added."""
+        norm = self.norm
+        return math.sqrt(self._lost) / norm if norm else None
+
+    def _lost_in(self, result: Stored, after: Wide) -> Wide:
+        import numpy as np
+
+        lost = widened(result, self._target.dtype, str(after.dtype))
+        with np.errstate(invalid="ignore"):  # of infinities, which are left out
+            lost -= after
+        return lost
+
+    def _difference(self, original: Stored, after: Wide) -> NDArray[np.float64]:
+        import numpy as np
+
+        added = after.astype("float64")
+        with np.errstate(invalid="ignore"):
+            added[: len(original)] -= widened(original, self._source_dtype, "float64")
+        return added
+
+    def _in_float64(
+        self, original: Stored, result: Stored, first: int, squares: float, added: float
+    ) -> tuple[float, float]:
+        """(lost, added), where the updates only add: their sum in float32 lost too much itself."""
+        if not all(update.subtractable for update in self._updates):
+            return squares, added
+        before = widened(original, self._source_dtype, "float64")
+        exact = before.copy()
+        for update in self._updates:
+            exact = update.apply(exact, first)
+        lost = sum_of_squares(widened(result, self._target.dtype, "float64") - exact)
+        return lost, added if self._known is not None else sum_of_squares(exact - before)
+
+
+def sum_of_squares(values: Wide) -> float:
+    """Of all finite ones; of float32 values to six digits, else in float64."""
+    import numpy as np
+
+    flat = values.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(np.dot(flat, flat))
+    least, most = _SAFE
+    if least < total < most:
+        return total
+    wide = flat.astype(np.float64)
+    wide = wide[np.isfinite(wide)]
+    return float(np.dot(wide, wide))
