@@ -7,6 +7,7 @@ boundaries, needs the update in float64.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from loratools.linalg.stochastic import DRAWN
 from loratools.operations.precision import Stored, Wide, arithmetic_dtype, largest_gap, least_gap, widened
 from loratools.operations.undo.steps import Places, Steps
 
-__all__ = ["Reach", "middle"]
+__all__ = ["Open", "Reach", "middle"]
 
 
 def middle(y: Stored, dtype: str, draws: Stored | None) -> Wide:
@@ -86,50 +87,70 @@ class Reach:
             found &= _not_zero(self._y)
         return found
 
-    def predecessors(self, places: Places, centre: Wide, first: int) -> Predecessors:
-        """The numbers that single elements may have been.
+    def open(self, places: Places, centre: Wide, first: int) -> Open:
+        """What has to be known of single elements for a closer look.
 
         Args:
             places: of the elements among the rows, which begin at `first`.
             centre: theirs: the middle, taken back through the steps.
         """
+        return Open(
+            places + first * self._y.shape[1],
+            self._y.ravel()[places],
+            centre,
+            self.half.ravel()[places],
+            self.error.ravel()[places],
+            None if self._draws is None else self._draws.ravel()[places],
+        )
+
+
+@dataclass(frozen=True)
+class Open:
+    """Elements that may have been several numbers: their places in the tensor, and what is known of each."""
+
+    places: Places
+    y: Stored
+    centre: Wide
+    half: Wide
+    error: Wide
+    draws: Stored | None
+
+    @classmethod
+    def joined(cls, each: Sequence[Open]) -> Open:
+        """Those of several parts, in their order."""
         import numpy as np
 
-        y = self._y.ravel()[places]
-        half, error = self.half.ravel()[places], self.error.ravel()[places]
-        drawn = None if self._draws is None else self._draws.ravel()[places]
+        if len(each) == 1:
+            return each[0]
+        return cls(
+            np.concatenate([one.places for one in each]),
+            np.concatenate([one.y for one in each]),
+            np.concatenate([one.centre for one in each]),
+            np.concatenate([one.half for one in each]),
+            np.concatenate([one.error for one in each]),
+            np.concatenate([one.draws for one in each if one.draws is not None])
+            if each[0].draws is not None
+            else None,
+        )
+
+    def predecessors(self, steps: Steps, dtype: str, columns: int) -> Predecessors:
+        """The numbers that each may have been; `columns` are the elements of a row."""
+        import numpy as np
+
+        share = 0.5 if self.draws is None else self.draws * (1.0 / DRAWN)
+        flipped = steps.flipped(self.places, columns)
         with np.errstate(all="ignore"):
             keys, count, clear = bracketed(
-                y,
-                centre,
-                half,
-                error,
-                self._dtype,
-                inwards=0.5 if drawn is None else drawn * (1.0 / DRAWN),
-                flipped=self._flipped(places, first),
+                self.y, self.centre, self.half, self.error, dtype, inwards=share, flipped=flipped
             )
-        doubtful = np.zeros(len(places), dtype=bool)
+        doubtful = np.zeros(len(keys), dtype=bool)
         rest = np.flatnonzero(~clear)
         if rest.size:
-            rows, columns = np.divmod(places[rest], self._y.shape[1])
-            exact = Predecessors.of(
-                y[rest],
-                self._steps.maps(rows + first, columns),
-                self._dtype,
-                arithmetic_dtype(self._dtype),
-                None if drawn is None else drawn[rest],
-            )
+            maps = steps.maps(*np.divmod(self.places[rest], columns))
+            drawn = None if self.draws is None else self.draws[rest]
+            exact = Predecessors.of(self.y[rest], maps, dtype, arithmetic_dtype(dtype), drawn)
             keys[rest], count[rest], doubtful[rest] = exact.first, exact.count, exact.doubtful
         return Predecessors(keys, count, doubtful)
-
-    def _flipped(self, places: Places, first: int) -> Any:
-        """Where F is negative."""
-        import numpy as np
-
-        scale = self._steps.scale(first, len(self._y), "float64")
-        if not np.ndim(scale):
-            return False
-        return np.broadcast_to(np.less(scale, 0.0), self._y.shape).ravel()[places]
 
 
 def _not_zero(values: Stored) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loratools.adapters.bias import Bias
 from loratools.adapters.dora import Dora
@@ -17,13 +17,12 @@ from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
 from loratools.linalg.predecessors import (
     MOST_BITS,
-    Predecessors,
     keys_of,
     pack,
     widths,
 )
 from loratools.operations.precision import Stored, Wide, widened
-from loratools.operations.undo.reach import Reach, middle
+from loratools.operations.undo.reach import Open, Reach, middle
 from loratools.operations.undo.steps import Added, Product, Scaled, Step, Steps
 
 if TYPE_CHECKING:
@@ -34,6 +33,8 @@ __all__ = ["Keeping", "Kept", "Recorder", "how_to_keep", "keep_whole", "steps_of
 
 _INTERVALS = frozenset({"bfloat16", "float16", "float32"})
 _COPY_BYTES = 4 * 2**20
+_AT_ONCE = 2**16
+"""Elements of which a closer look is taken together."""
 
 
 class Keeping(str, Enum):
@@ -97,6 +98,8 @@ class Recorder:
         self._bits: list[NDArray[np.uint8]] = []
         self._places: list[NDArray[np.int64]] = []
         self._values: list[Stored] = []
+        self._open: list[Open] = []
+        self._held: list[Stored] = []
 
     def apply(self, updates: Sequence[Update], block: Wide, first: int) -> Wide:
         """The updates applied; DoRA's factors are noted as they are used."""
@@ -130,12 +133,16 @@ class Recorder:
         with np.errstate(all="ignore"):
             centre = widened(held, self._dtype, self._arithmetic)
             centre += aside.ravel()[places]
-        self._keep(held, reach.predecessors(places, centre, first), places + first * self._columns)
+        self._open.append(reach.open(places, centre, first))
+        self._held.append(held)
+        if sum(map(len, self._held)) >= _AT_ONCE:
+            self._look_closer()
 
     def finish(self, path: Path, part: str) -> Kept:
         """Writes the tensor's part: the bits, the gaps between positions, the values at these."""
         import numpy as np
 
+        self._look_closer()
         bits = np.concatenate(self._bits) if self._bits else np.empty(0, np.uint8)
         places = np.concatenate(self._places) if self._places else np.empty(0, np.int64)
         gaps = np.diff(places, prepend=0)
@@ -159,9 +166,16 @@ class Recorder:
                 aside /= scale
         return aside
 
-    def _keep(self, original: Stored, found: Predecessors, places: NDArray[np.int64]) -> None:
-        keys = keys_of(original, self._dtype)
-        index = keys - found.first
+    def _look_closer(self) -> None:
+        """At the elements that are open, many at a time."""
+        import numpy as np
+
+        if not self._open:
+            return
+        open_, original = Open.joined(self._open), np.concatenate(self._held)
+        self._open, self._held = [], []
+        found = open_.predecessors(self._steps, self._dtype, self._columns)
+        index = keys_of(original, self._dtype) - found.first
         width = widths(found.count)
         inside = (index >= 0) & (index < found.count) & (width <= MOST_BITS) & ~found.doubtful
         inside &= original.view(f"uint{8 * original.dtype.itemsize}") != _minus_zero(original)
@@ -169,7 +183,7 @@ class Recorder:
         if narrow.any():
             self._bits.append(pack(index[narrow], width[narrow]))
         if not inside.all():
-            self._places.append(places[~inside])
+            self._places.append(open_.places[~inside])
             self._values.append(original[~inside])
 
 

@@ -157,27 +157,18 @@ class RestoreJob:
             foreign=1 if modified else 0,
         )
 
-    def _restored(self, block: Stored, restorers: list[Restorer], first: int) -> Stored:
-        """Some rows before the merges; in pieces that stay in the cache."""
-        import numpy as np
-
-        if not restorers or not len(block):
-            return block
-        step = max(1, PART_BYTES * len(block) // max(1, 2 * block.nbytes))
-        pieces = []
-        for begin in range(0, len(block), step):
-            rows = block[begin : begin + step]
-            for restorer in restorers:
-                try:
-                    rows = restorer.rows(rows, first + begin)
-                except ValueError as error:
-                    raise LoratoolsError(
-                        "the undo record does not fit this tensor",
-                        file=self.taken[0].record,
-                        tensor=self.name,
-                    ) from error
-            pieces.append(rows)
-        return np.concatenate(pieces)
+    def _restored(self, rows: Stored, restorers: list[Restorer], first: int) -> Stored:
+        """Some rows before the merges."""
+        for restorer in restorers if len(rows) else ():
+            try:
+                rows = restorer.rows(rows, first)
+            except ValueError as error:
+                raise LoratoolsError(
+                    "the undo record does not fit this tensor",
+                    file=self.taken[0].record,
+                    tensor=self.name,
+                ) from error
+        return rows
 
     def _source_root(self) -> str:
         assert self.source is not None

@@ -18,7 +18,8 @@ from loratools.operations.precision import (
     rounded,
     widened,
 )
-from loratools.operations.undo.reach import Reach, middle
+from loratools.operations.streaming import PART_BYTES
+from loratools.operations.undo.reach import Open, Reach, middle
 from loratools.operations.undo.steps import Steps
 
 if TYPE_CHECKING:
@@ -68,6 +69,28 @@ class Restorer:
         import numpy as np
 
         y = merged.reshape(len(merged), self._columns)
+        result, opened = np.empty_like(y), []
+        step = max(1, PART_BYTES * len(y) // max(1, 2 * y.nbytes))
+        for start in range(0, len(y), step):  # in pieces that stay in the cache
+            part = slice(start, start + step)
+            result[part], open_ = self._guessed(y[part], first + start)
+            if len(open_.places):
+                opened.append(open_)
+        if opened:
+            closer = Open.joined(opened)
+            told = self._told(closer.predecessors(self._steps, self._dtype, self._columns))
+            result.reshape(-1)[closer.places - first * self._columns] = told
+        return result.reshape(merged.shape)
+
+    def finished(self) -> bool:
+        """Whether all that the record kept has been used."""
+        return self._used == len(self._bits)
+
+    def _guessed(self, y: Stored, first: int) -> tuple[Stored, Open]:
+        """Rows of the numbers nearest to what y was before, with those that are kept apart; and what of them
+        needs a closer look."""
+        import numpy as np
+
         drawn = self._drawn(y, first)
         centre = self._centre(y, first, drawn)
         before = rounded(centre, self._dtype)
@@ -76,19 +99,14 @@ class Restorer:
             distance -= centre
             np.abs(distance, out=distance)
         reach = Reach.of(self._steps, self._dtype, y, first, drawn)
-        begin, end = np.searchsorted(self._places, [first * self._columns, (first + len(y)) * self._columns])
-        apart = self._places[begin:end] - first * self._columns
-        flat, open_ = before.reshape(-1), ~reach.alone(before, distance).reshape(-1)
+        open_ = ~reach.alone(before, distance).reshape(-1)
+        at = first * self._columns
+        begin, end = np.searchsorted(self._places, [at, at + y.size])
+        apart = self._places[begin:end] - at
         open_[apart] = False
-        flat[apart] = self._values[begin:end]
+        before.reshape(-1)[apart] = self._values[begin:end]
         places = np.flatnonzero(open_)
-        if places.size:
-            flat[places] = self._told(reach.predecessors(places, centre.reshape(-1)[places], first))
-        return flat.reshape(merged.shape)
-
-    def finished(self) -> bool:
-        """Whether all that the record kept has been used."""
-        return self._used == len(self._bits)
+        return before, reach.open(places, centre.reshape(-1)[places], first)
 
     def _drawn(self, y: Stored, first: int) -> Stored | None:
         """The draws by which these rows were rounded; None where that was to nearest."""

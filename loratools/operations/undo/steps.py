@@ -179,6 +179,17 @@ class Steps:
                 scale = scale * step._of(first, count).astype(dtype, copy=False)
         return scale
 
+    def flipped(self, places: Places, columns: int) -> Any:
+        """Where F is negative, of elements at these places of a tensor with so many columns."""
+        import numpy as np
+
+        flipped: Any = False
+        for step in self.each:
+            if isinstance(step, Scaled):
+                rows, across = np.divmod(places, columns)
+                flipped = flipped ^ (step.factor[rows if step.axis == 0 else across] < 0.0)
+        return flipped
+
     def shift(self, first: int, count: int, columns: int, dtype: Any) -> Array:
         """G of some rows, (count, columns)."""
         import numpy as np

@@ -12,7 +12,7 @@ import torch
 from fixtures.lora_files import decoder, lora_factors, write_adapter, write_decoder
 from loratools.linalg.predecessors import Maps
 from loratools.operations.merge import merge
-from loratools.operations.undo import restore_job
+from loratools.operations.undo import restorer
 from loratools.operations.undo.steps import Product
 from loratools.operations.unmerge import unmerge
 
@@ -46,7 +46,7 @@ def test_another_computation_gives_the_same_base(
     merge(base, [adapter], tmp_path / "merged", undo=True)
     monkeypatch.setattr(Product, "then", single)
     monkeypatch.setattr(Product, "apply", dense)
-    monkeypatch.setattr(restore_job, "PART_BYTES", 3000)
+    monkeypatch.setattr(restorer, "PART_BYTES", 3000)
     unmerge(tmp_path / "merged", (), tmp_path / "back")  # refuses unless every hash is the base's
     file = "model.safetensors"
     assert (tmp_path / "back" / file).read_bytes() == (base / file).read_bytes()
