@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bracket", "bracketed"]
+from .predecessors import units_of
+
+__all__ = ["Bracket", "bracketed", "lone"]
 
 
 class Bracket(NamedTuple):
@@ -50,6 +52,43 @@ _GRIDS = {
         29, 896 << 23, 2.0**-126, 3.4028234663852886e38, 0x80000000, 0x007FFFFF, 0x00800000, 0x7F800000
     ),
 }
+
+
+def lone(
+    before: NDArray[Any],
+    y: NDArray[Any],
+    distance: NDArray[Any],
+    size: NDArray[Any] | float,
+    terms: int,
+    dtype: str,
+) -> NDArray[np.bool_]:
+    """Where only `before` can have become y = round(w + G), by a wide margin.
+
+    No sum that became y is farther from the middle of these than half of y's gap. Where the gaps beside w are
+    no smaller than that gap, no other number is as near as w, but for two at about half a gap each.
+
+    Args:
+        before, y: as stored, of one shape. Zeros and, beside the least normal number, subnormal ones are
+            left to a closer look.
+        distance: of `before` to the middle less G; float32 or float64.
+        size: no less than the absolute values that G is a sum of; may be broadcast.
+        terms: how many these are.
+    """
+    grid = _GRIDS[str(distance.dtype), dtype]
+    integer = np.dtype(f"uint{8 * distance.itemsize}").type
+    narrow = f"uint{8 * y.itemsize}"
+    exponents = y.view(narrow) & grid.infinite
+    bits = exponents.astype(integer)
+    bits <<= integer(grid.cut)
+    if grid.rebased:
+        bits += integer(grid.rebased << grid.cut)
+    units = units_of(terms, str(distance.dtype))
+    room = bits.view(distance.dtype)  # the powers of two p <= |y| < 2 p, whose half gap is p / 2**digits
+    room *= 0.5 / (grid.fraction + 1) - 2.0 * units
+    room -= np.asarray(units * size, dtype=distance.dtype)
+    found: NDArray[np.bool_] = distance < room
+    found &= (before.view(narrow) & (grid.sign - 1)) > exponents
+    return found
 
 
 def bracketed(

@@ -35,6 +35,7 @@ __all__ = [
     "keys_of",
     "pack",
     "settled",
+    "units_of",
     "unpack",
     "values_of",
     "widths",
@@ -151,18 +152,22 @@ def settled(
     return result
 
 
+def units_of(terms: int, arithmetic: str) -> float:
+    """What sums of so many terms made in an arithmetic are off at most, relative to them: generous."""
+    return (terms + _SLACK) * _UNIT[arithmetic]
+
+
 def error_bound(
     half: NDArray[Any], size: NDArray[Any], terms: int, dtype: str, arithmetic: str
 ) -> NDArray[Any]:
-    """What `settled` and `bracketed` have to be given for sums made in an arithmetic: generous.
-
-    It is (terms + 16) units of rounding of |y| and of what G is a sum of.
+    """What `settled` and `bracketed` have to be given for sums made in an arithmetic.
 
     Args:
         half: of y's larger gap: no number is larger than 2**digits of its gaps.
         size: no less than the absolute values that G is a sum of; may be broadcast.
+        terms: how many these are.
     """
-    units = (terms + _SLACK) * _UNIT[arithmetic]
+    units = units_of(terms, arithmetic)
     result: NDArray[Any] = half * half.dtype.type(units * 2.0 ** (_DIGITS[dtype] + 1))
     result += (units * size).astype(half.dtype)
     return result

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loratools.linalg.brackets import bracketed
+from loratools.linalg.brackets import bracketed, lone
 from loratools.linalg.predecessors import Predecessors, error_bound, settled
 from loratools.linalg.stochastic import DRAWN
 from loratools.operations.precision import Stored, Wide, arithmetic_dtype, largest_gap, least_gap, widened
 from loratools.operations.undo.steps import Places, Steps
 
-__all__ = ["Open", "Reach", "middle"]
+__all__ = ["Open", "alone", "middle"]
 
 
 def middle(y: Stored, dtype: str, draws: Stored | None) -> Wide:
@@ -41,78 +41,55 @@ def middle(y: Stored, dtype: str, draws: Stored | None) -> Wide:
     return wide
 
 
-@dataclass(frozen=True)
-class Reach:
-    """How far the sums lie, at most, that became some rows of y, over |F|: `half` to either side of the
-    middle, and `error` more by what arithmetic may be off; both (rows, columns)."""
+def alone(
+    steps: Steps, dtype: str, before: Stored, y: Stored, distance: Wide, first: int, draws: Stored | None
+) -> Any:
+    """Where only `before` can have become y by the steps, by a wide margin; (rows, columns).
 
-    half: Wide
-    error: Wide
-    _steps: Steps
-    _dtype: str
-    _y: Stored
-    _draws: Stored | None
+    Zeros are left out: they have a sign, which no interval tells. So are those that rounding by chance gives,
+    which the sums lie on both sides of.
 
-    @classmethod
-    def of(cls, steps: Steps, dtype: str, y: Stored, first: int, draws: Stored | None) -> Reach:
-        """Of rows of y from `first` on."""
-        import numpy as np
+    Args:
+        before: rows from `first` on as the base had them, or as they are taken to have been.
+        y: as they became.
+        distance: of `before` to the middle, taken back through the steps.
+        draws: those by which y was rounded.
+    """
+    import numpy as np
 
-        half = largest_gap(y, dtype).astype(arithmetic_dtype(dtype), copy=False)
-        half *= 0.5
-        scale = np.abs(steps.scale(first, len(y), half.dtype))
-        size = np.asarray(steps.bound(first, len(y)) * np.maximum(scale, 1.0))
-        with np.errstate(all="ignore"):
-            error = error_bound(half, size, steps.terms, dtype, arithmetic_dtype(dtype))
-            if np.ndim(scale):
-                half, error = half / scale, error / scale
-        return cls(half, error, steps, dtype, y, draws)
+    size, scale = steps.bound(slice(first, first + len(y))), steps.scale(first, len(y), distance.dtype)
+    with np.errstate(all="ignore"):
+        if np.ndim(scale):
+            half, error = _extent(y, np.abs(scale), size, steps.terms, dtype)
+            found = settled(distance, least_gap(before, dtype), half, error) & _not_zero(before)
+        else:
+            found = lone(before, y, distance, size, steps.terms, dtype)
+    if draws is not None:
+        found &= _not_zero(y)
+    return found
 
-    def alone(self, before: Stored, distance: Wide) -> Any:
-        """Where only `before` can have become y, by a wide margin; (rows, columns).
 
-        Zeros are left out: they have a sign, which no interval tells. So are those that rounding by chance
-        gives, which the sums lie on both sides of.
+def _extent(y: Stored, scale: Any, size: Any, terms: int, dtype: str) -> tuple[Wide, Wide]:
+    """Half of y's larger gap, and what arithmetic may be off, over |F|."""
+    import numpy as np
 
-        Args:
-            before: the rows as the base had them, or as they are taken to have been.
-            distance: of these to the middle, taken back through the steps.
-        """
-        import numpy as np
-
-        with np.errstate(all="ignore"):
-            found = settled(distance, least_gap(before, self._dtype), self.half, self.error)
-        found &= _not_zero(before)
-        if self._draws is not None:
-            found &= _not_zero(self._y)
-        return found
-
-    def open(self, places: Places, centre: Wide, first: int) -> Open:
-        """What has to be known of single elements for a closer look.
-
-        Args:
-            places: of the elements among the rows, which begin at `first`.
-            centre: theirs: the middle, taken back through the steps.
-        """
-        return Open(
-            places + first * self._y.shape[1],
-            self._y.ravel()[places],
-            centre,
-            self.half.ravel()[places],
-            self.error.ravel()[places],
-            None if self._draws is None else self._draws.ravel()[places],
-        )
+    arithmetic = arithmetic_dtype(dtype)
+    half = largest_gap(y, dtype).astype(arithmetic, copy=False)
+    half *= 0.5
+    error = error_bound(half, np.asarray(size * np.maximum(scale, 1.0)), terms, dtype, arithmetic)
+    return (half / scale, error / scale) if np.ndim(scale) else (half, error)
 
 
 @dataclass(frozen=True)
 class Open:
-    """Elements that may have been several numbers: their places in the tensor, and what is known of each."""
+    """Elements that may have been several numbers.
+
+    `places` are theirs in the tensor, `centre` is the middle, taken back through the steps.
+    """
 
     places: Places
     y: Stored
     centre: Wide
-    half: Wide
-    error: Wide
     draws: Stored | None
 
     @classmethod
@@ -122,31 +99,32 @@ class Open:
 
         if len(each) == 1:
             return each[0]
+        drawn = [one.draws for one in each if one.draws is not None]
         return cls(
             np.concatenate([one.places for one in each]),
             np.concatenate([one.y for one in each]),
             np.concatenate([one.centre for one in each]),
-            np.concatenate([one.half for one in each]),
-            np.concatenate([one.error for one in each]),
-            np.concatenate([one.draws for one in each if one.draws is not None])
-            if each[0].draws is not None
-            else None,
+            np.concatenate(drawn) if drawn else None,
         )
 
     def predecessors(self, steps: Steps, dtype: str, columns: int) -> Predecessors:
         """The numbers that each may have been; `columns` are the elements of a row."""
         import numpy as np
 
+        rows, across = np.divmod(self.places, columns)
+        scale = steps.scales(rows, across)
+        size = np.reshape(steps.bound(rows), (-1,))
         share = 0.5 if self.draws is None else self.draws * (1.0 / DRAWN)
-        flipped = steps.flipped(self.places, columns)
         with np.errstate(all="ignore"):
+            half, error = _extent(self.y, np.abs(scale), size, steps.terms, dtype)
+            half, error = half.astype(self.centre.dtype), error.astype(self.centre.dtype)
             keys, count, clear = bracketed(
-                self.y, self.centre, self.half, self.error, dtype, inwards=share, flipped=flipped
+                self.y, self.centre, half, error, dtype, inwards=share, flipped=np.less(scale, 0.0)
             )
         doubtful = np.zeros(len(keys), dtype=bool)
         rest = np.flatnonzero(~clear)
         if rest.size:
-            maps = steps.maps(*np.divmod(self.places[rest], columns))
+            maps = steps.maps(rows[rest], across[rest])
             drawn = None if self.draws is None else self.draws[rest]
             exact = Predecessors.of(self.y[rest], maps, dtype, arithmetic_dtype(dtype), drawn)
             keys[rest], count[rest], doubtful[rest] = exact.first, exact.count, exact.doubtful

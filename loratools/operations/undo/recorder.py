@@ -22,7 +22,7 @@ from loratools.linalg.predecessors import (
     widths,
 )
 from loratools.operations.precision import Stored, Wide, widened
-from loratools.operations.undo.reach import Open, Reach, middle
+from loratools.operations.undo.reach import Open, alone, middle
 from loratools.operations.undo.steps import Added, Product, Scaled, Step, Steps
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ __all__ = ["Keeping", "Kept", "Recorder", "how_to_keep", "keep_whole", "steps_of
 
 _INTERVALS = frozenset({"bfloat16", "float16", "float32"})
 _COPY_BYTES = 4 * 2**20
-_AT_ONCE = 2**16
+_AT_ONCE = 2**14
 """Elements of which a closer look is taken together."""
 
 
@@ -125,15 +125,22 @@ class Recorder:
         before, after, y = original.reshape(shape), block.reshape(shape), result.reshape(shape)
         drawn = None if draws is None else draws.reshape(shape)
         aside = self._aside(after, y, first, drawn)
-        reach = Reach.of(self._steps, self._dtype, y, first, drawn)
-        places = np.flatnonzero(~reach.alone(before, np.abs(aside)))
+        settled = alone(self._steps, self._dtype, before, y, np.abs(aside), first, drawn)
+        places = np.flatnonzero(~settled)
         if not places.size:
             return
         held = before.ravel()[places]
         with np.errstate(all="ignore"):
             centre = widened(held, self._dtype, self._arithmetic)
             centre += aside.ravel()[places]
-        self._open.append(reach.open(places, centre, first))
+        self._open.append(
+            Open(
+                places + first * self._columns,
+                y.ravel()[places],
+                centre,
+                None if drawn is None else drawn.ravel()[places],
+            )
+        )
         self._held.append(held)
         if sum(map(len, self._held)) >= _AT_ONCE:
             self._look_closer()

@@ -19,7 +19,7 @@ from loratools.operations.precision import (
     widened,
 )
 from loratools.operations.streaming import PART_BYTES
-from loratools.operations.undo.reach import Open, Reach, middle
+from loratools.operations.undo.reach import Open, alone, middle
 from loratools.operations.undo.steps import Steps
 
 if TYPE_CHECKING:
@@ -98,15 +98,19 @@ class Restorer:
             distance = widened(before, self._dtype, self._arithmetic)
             distance -= centre
             np.abs(distance, out=distance)
-        reach = Reach.of(self._steps, self._dtype, y, first, drawn)
-        open_ = ~reach.alone(before, distance).reshape(-1)
+        open_ = ~alone(self._steps, self._dtype, before, y, distance, first, drawn).reshape(-1)
         at = first * self._columns
         begin, end = np.searchsorted(self._places, [at, at + y.size])
         apart = self._places[begin:end] - at
         open_[apart] = False
         before.reshape(-1)[apart] = self._values[begin:end]
         places = np.flatnonzero(open_)
-        return before, reach.open(places, centre.reshape(-1)[places], first)
+        return before, Open(
+            places + at,
+            y.reshape(-1)[places],
+            centre.reshape(-1)[places],
+            None if drawn is None else drawn.reshape(-1)[places],
+        )
 
     def _drawn(self, y: Stored, first: int) -> Stored | None:
         """The draws by which these rows were rounded; None where that was to nearest."""
