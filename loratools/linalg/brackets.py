@@ -14,16 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .predecessors import units_of
+from .predecessors import Doubt
 
 __all__ = ["Bracket", "bracketed", "lone"]
 
 
 class Bracket(NamedTuple):
-    """For each element `count` numbers from the key `first` on, (k,) int64, where it is `clear`."""
+    """For each element `count` numbers from the key `first` on, (k,) integers, where it is `clear`."""
 
-    first: NDArray[np.int64]
-    count: NDArray[np.int64]
+    first: NDArray[Any]
+    count: NDArray[Any]
     clear: NDArray[np.bool_]
 
 
@@ -59,7 +59,7 @@ def lone(
     y: NDArray[Any],
     distance: NDArray[Any],
     size: NDArray[Any] | float,
-    terms: int,
+    doubt: Doubt,
     dtype: str,
 ) -> NDArray[np.bool_]:
     """Where only `before` can have become y = round(w + G), by a wide margin.
@@ -72,7 +72,7 @@ def lone(
             left to a closer look.
         distance: of `before` to the middle less G; float32 or float64.
         size: no less than the absolute values that G is a sum of; may be broadcast.
-        terms: how many these are.
+        doubt: of the sums.
     """
     grid = _GRIDS[str(distance.dtype), dtype]
     integer = np.dtype(f"uint{8 * distance.itemsize}").type
@@ -82,10 +82,9 @@ def lone(
     bits <<= integer(grid.cut)
     if grid.rebased:
         bits += integer(grid.rebased << grid.cut)
-    units = units_of(terms, str(distance.dtype))
     room = bits.view(distance.dtype)  # the powers of two p <= |y| < 2 p, whose half gap is p / 2**digits
-    room *= 0.5 / (grid.fraction + 1) - 2.0 * units
-    room -= np.asarray(units * size, dtype=distance.dtype)
+    room *= 0.5 / (grid.fraction + 1) - 2.0 * doubt.of_y
+    room -= np.asarray(doubt.of_size * size, dtype=distance.dtype)
     found: NDArray[np.bool_] = distance < room
     found &= (before.view(narrow) & (grid.sign - 1)) > exponents
     return found
@@ -134,9 +133,10 @@ def bracketed(
     last = _lower(high, grid, integer)
     clear &= first == _upper(size - inner, grid, integer)
     clear &= last == _lower(size + inner, grid, integer)
-    count = np.maximum(last.astype(np.int64) - first + 1, 0)
-    keys = np.where(middle < 0, -last, first).astype(np.int64)
-    return Bracket(keys, count, clear)
+    count = last - first
+    count += 1
+    np.maximum(count, 0, out=count)
+    return Bracket(np.where(middle < 0, -last, first), count, clear)
 
 
 def _upper(values: NDArray[Any], grid: _Grid, integer: Any) -> NDArray[Any]:

@@ -28,14 +28,13 @@ from .stochastic import DRAWN
 
 __all__ = [
     "MOST_BITS",
+    "Doubt",
     "Maps",
     "Predecessors",
     "bits_of",
-    "error_bound",
     "keys_of",
     "pack",
     "settled",
-    "units_of",
     "unpack",
     "values_of",
     "widths",
@@ -51,7 +50,7 @@ MOST_BITS = 24
 _ITEM_BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 _DIGITS = {"bfloat16": 8, "float16": 11, "float32": 24}
 _UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
-_SLACK = 16  # units of rounding, beside one for each term, that an element is clear of every boundary
+_SLACK = 10
 
 
 @dataclass(frozen=True)
@@ -113,6 +112,10 @@ class Predecessors:
             clear = (least >= low + doubt) & (most <= high - doubt) & np.isfinite(low) & np.isfinite(high)
         return cls(first, np.maximum(last - first + 1, 0), ~clear)
 
+    def part(self, part: slice) -> Predecessors:
+        """Some of the elements."""
+        return Predecessors(self.first[part], self.count[part], self.doubtful[part])
+
     def keys(self, indices: Int64) -> Int64:
         """The numbers' keys, given their places among those possible where there are several.
 
@@ -152,25 +155,34 @@ def settled(
     return result
 
 
-def units_of(terms: int, arithmetic: str) -> float:
-    """What sums of so many terms made in an arithmetic are off at most, relative to them: generous."""
-    return (terms + _SLACK) * _UNIT[arithmetic]
+@dataclass(frozen=True)
+class Doubt:
+    """Bounds on what sums made in an arithmetic may be off: `of_y` units of |y|, `of_size` of what G is a sum
+    of, those of the merge included."""
 
+    of_y: float
+    of_size: float
 
-def error_bound(
-    half: NDArray[Any], size: NDArray[Any], terms: int, dtype: str, arithmetic: str
-) -> NDArray[Any]:
-    """What `settled` and `bracketed` have to be given for sums made in an arithmetic.
+    @classmethod
+    def of(cls, steps: int, terms: int, arithmetic: str) -> Doubt:
+        """Of so many steps, which add or scale, and of so many terms in all of them.
 
-    Args:
-        half: of y's larger gap: no number is larger than 2**digits of its gaps.
-        size: no less than the absolute values that G is a sum of; may be broadcast.
-        terms: how many these are.
-    """
-    units = units_of(terms, arithmetic)
-    result: NDArray[Any] = half * half.dtype.type(units * 2.0 ** (_DIGITS[dtype] + 1))
-    result += (units * size).astype(half.dtype)
-    return result
+        Each step rounds once; a sum of n terms is off by n units of their absolute values at most. The slack
+        is for the two roundings more that the interval is widened by, and those of finding it.
+        """
+        unit = _UNIT[arithmetic]
+        return cls((steps + _SLACK) * unit, (terms + _SLACK) * unit)
+
+    def bound(self, half: NDArray[Any], size: NDArray[Any], dtype: str) -> NDArray[Any]:
+        """What `settled` and `bracketed` have to be given.
+
+        Args:
+            half: of y's larger gap: no number is larger than 2**digits of its gaps.
+            size: no less than the absolute values that G is a sum of; may be broadcast.
+        """
+        result: NDArray[Any] = half * half.dtype.type(self.of_y * 2.0 ** (_DIGITS[dtype] + 1))
+        result += (self.of_size * size).astype(half.dtype)
+        return result
 
 
 def keys_of(bits: Bits, dtype: str) -> Int64:

@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loratools.linalg.brackets import bracketed, lone
-from loratools.linalg.predecessors import Predecessors, error_bound, settled
+from loratools.linalg.brackets import Bracket, bracketed, lone
+from loratools.linalg.predecessors import Doubt, Predecessors, settled
 from loratools.linalg.stochastic import DRAWN
 from loratools.operations.precision import Stored, Wide, arithmetic_dtype, largest_gap, least_gap, widened
 from loratools.operations.undo.steps import Places, Steps
 
-__all__ = ["Open", "alone", "middle"]
+__all__ = ["AT_ONCE", "Open", "alone", "middle"]
+
+AT_ONCE = 2**14
+"""Elements that are looked at closer at a time: what comes and goes stays in the cache (measured)."""
 
 
 def middle(y: Stored, dtype: str, draws: Stored | None) -> Wide:
@@ -58,25 +61,29 @@ def alone(
     import numpy as np
 
     size, scale = steps.bound(slice(first, first + len(y))), steps.scale(first, len(y), distance.dtype)
+    doubt = _doubt(steps, dtype)
     with np.errstate(all="ignore"):
         if np.ndim(scale):
-            half, error = _extent(y, np.abs(scale), size, steps.terms, dtype)
+            half, error = _extent(y, np.abs(scale), size, doubt, dtype)
             found = settled(distance, least_gap(before, dtype), half, error) & _not_zero(before)
         else:
-            found = lone(before, y, distance, size, steps.terms, dtype)
+            found = lone(before, y, distance, size, doubt, dtype)
     if draws is not None:
         found &= _not_zero(y)
     return found
 
 
-def _extent(y: Stored, scale: Any, size: Any, terms: int, dtype: str) -> tuple[Wide, Wide]:
+def _doubt(steps: Steps, dtype: str) -> Doubt:
+    return Doubt.of(len(steps.each), steps.terms, arithmetic_dtype(dtype))
+
+
+def _extent(y: Stored, scale: Any, size: Any, doubt: Doubt, dtype: str) -> tuple[Wide, Wide]:
     """Half of y's larger gap, and what arithmetic may be off, over |F|."""
     import numpy as np
 
-    arithmetic = arithmetic_dtype(dtype)
-    half = largest_gap(y, dtype).astype(arithmetic, copy=False)
+    half = largest_gap(y, dtype).astype(arithmetic_dtype(dtype), copy=False)
     half *= 0.5
-    error = error_bound(half, np.asarray(size * np.maximum(scale, 1.0)), terms, dtype, arithmetic)
+    error = doubt.bound(half, np.asarray(size * np.maximum(scale, 1.0)), dtype)
     return (half / scale, error / scale) if np.ndim(scale) else (half, error)
 
 
@@ -111,24 +118,38 @@ class Open:
         """The numbers that each may have been; `columns` are the elements of a row."""
         import numpy as np
 
-        rows, across = np.divmod(self.places, columns)
-        scale = steps.scales(rows, across)
-        size = np.reshape(steps.bound(rows), (-1,))
-        share = 0.5 if self.draws is None else self.draws * (1.0 / DRAWN)
-        with np.errstate(all="ignore"):
-            half, error = _extent(self.y, np.abs(scale), size, steps.terms, dtype)
-            half, error = half.astype(self.centre.dtype), error.astype(self.centre.dtype)
-            keys, count, clear = bracketed(
-                self.y, self.centre, half, error, dtype, inwards=share, flipped=np.less(scale, 0.0)
-            )
-        doubtful = np.zeros(len(keys), dtype=bool)
+        keys, count = np.empty((2, len(self.places)), dtype=np.int64)
+        clear = np.empty(len(self.places), dtype=bool)
+        for start in range(0, len(keys), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            keys[part], count[part], clear[part] = self._bracketed(part, steps, dtype, columns)
         rest = np.flatnonzero(~clear)
+        doubtful = np.zeros(len(keys), dtype=bool)
         if rest.size:
-            maps = steps.maps(rows[rest], across[rest])
+            maps = steps.maps(*np.divmod(self.places[rest], columns))
             drawn = None if self.draws is None else self.draws[rest]
             exact = Predecessors.of(self.y[rest], maps, dtype, arithmetic_dtype(dtype), drawn)
             keys[rest], count[rest], doubtful[rest] = exact.first, exact.count, exact.doubtful
         return Predecessors(keys, count, doubtful)
+
+    def _bracketed(self, part: slice, steps: Steps, dtype: str, columns: int) -> Bracket:
+        import numpy as np
+
+        y, centre = self.y[part], self.centre[part]
+        rows, across = np.divmod(self.places[part], columns)
+        scale = steps.scales(rows, across)
+        size = np.reshape(steps.bound(rows), (-1,))
+        with np.errstate(all="ignore"):
+            half, error = _extent(y, np.abs(scale), size, _doubt(steps, dtype), dtype)
+            return bracketed(
+                y,
+                centre,
+                half.astype(centre.dtype, copy=False),
+                error.astype(centre.dtype, copy=False),
+                dtype,
+                inwards=0.5 if self.draws is None else self.draws[part] * (1.0 / DRAWN),
+                flipped=np.less(scale, 0.0),
+            )
 
 
 def _not_zero(values: Stored) -> Any:

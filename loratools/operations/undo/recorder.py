@@ -22,7 +22,7 @@ from loratools.linalg.predecessors import (
     widths,
 )
 from loratools.operations.precision import Stored, Wide, widened
-from loratools.operations.undo.reach import Open, alone, middle
+from loratools.operations.undo.reach import AT_ONCE, Open, alone, middle
 from loratools.operations.undo.steps import Added, Product, Scaled, Step, Steps
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ __all__ = ["Keeping", "Kept", "Recorder", "how_to_keep", "keep_whole", "steps_of
 
 _INTERVALS = frozenset({"bfloat16", "float16", "float32"})
 _COPY_BYTES = 4 * 2**20
-_AT_ONCE = 2**14
-"""Elements of which a closer look is taken together."""
+_WAITING = 2**17
+"""Elements that are open before they are looked at closer: many at a time cost less each."""
 
 
 class Keeping(str, Enum):
@@ -142,7 +142,7 @@ class Recorder:
             )
         )
         self._held.append(held)
-        if sum(map(len, self._held)) >= _AT_ONCE:
+        if sum(map(len, self._held)) >= _WAITING:
             self._look_closer()
 
     def finish(self, path: Path, part: str) -> Kept:
@@ -182,6 +182,11 @@ class Recorder:
         open_, original = Open.joined(self._open), np.concatenate(self._held)
         self._open, self._held = [], []
         found = open_.predecessors(self._steps, self._dtype, self._columns)
+        for start in range(0, len(original), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            self._keep(original[part], found.part(part), open_.places[part])
+
+    def _keep(self, original: Stored, found: Predecessors, places: NDArray[np.int64]) -> None:
         index = keys_of(original, self._dtype) - found.first
         width = widths(found.count)
         inside = (index >= 0) & (index < found.count) & (width <= MOST_BITS) & ~found.doubtful
@@ -190,7 +195,7 @@ class Recorder:
         if narrow.any():
             self._bits.append(pack(index[narrow], width[narrow]))
         if not inside.all():
-            self._places.append(open_.places[~inside])
+            self._places.append(places[~inside])
             self._values.append(original[~inside])
 
 
