@@ -187,16 +187,22 @@ class Doubt:
 
 def keys_of(bits: Bits, dtype: str) -> Int64:
     """Integers in the order of the numbers; both zeros have the key 0."""
-    integers = bits.view(f"uint{_ITEM_BITS[dtype]}").astype(np.int64)
-    sign = np.int64(1) << np.int64(_ITEM_BITS[dtype] - 1)
-    return np.where(integers & sign, -(integers & (sign - 1)), integers)
+    last = _ITEM_BITS[dtype] - 1
+    integers = bits.view(f"uint{_ITEM_BITS[dtype]}")
+    negative = (integers >> last).astype(np.int64)
+    keys = (integers & ((1 << last) - 1)).astype(np.int64)
+    keys ^= -negative  # the complement of a magnitude, plus 1: its negative
+    keys += negative
+    return keys
 
 
 def bits_of(keys: Int64, dtype: str) -> Bits:
     """The numbers with these keys, as stored (uint16 for bfloat16); zero is the positive one."""
     sign = np.int64(1) << np.int64(_ITEM_BITS[dtype] - 1)
-    integers = np.where(keys < 0, sign | -keys, keys).astype(f"uint{_ITEM_BITS[dtype]}")
-    return integers if dtype == "bfloat16" else integers.view(dtype)
+    integers = np.abs(keys)
+    integers |= (keys < 0) * sign
+    bits = integers.astype(f"uint{_ITEM_BITS[dtype]}")
+    return bits if dtype == "bfloat16" else bits.view(dtype)
 
 
 def values_of(keys: Int64, dtype: str) -> Float64:
@@ -233,11 +239,15 @@ def widths(counts: Int64) -> Int64:
 
 
 def pack(indices: Int64, width: Int64) -> NDArray[np.uint8]:
-    """Bits (0 or 1, one a byte) of the indices, each in so many, the highest first."""
-    total = int(width.sum())
-    ends = np.cumsum(width)
-    place = np.repeat(ends, width) - 1 - np.arange(total)
-    return ((np.repeat(indices, width) >> place) & 1).astype(np.uint8)
+    """Bits (0 or 1, one a byte) of the indices, each in so many (at most `MOST_BITS`), the highest first."""
+    short = width.astype(np.int32)
+    ends = np.cumsum(short, dtype=np.int32)
+    place = np.repeat(ends, short)
+    place -= np.arange(1, len(place) + 1, dtype=np.int32)
+    bits = np.repeat(indices.astype(np.int32), short)
+    bits >>= place
+    bits &= 1
+    return bits.astype(np.uint8)
 
 
 def unpack(bits: NDArray[np.uint8], width: Int64) -> Int64:

@@ -18,7 +18,7 @@ from loratools.operations.precision import (
     widened,
 )
 from loratools.operations.streaming import PART_BYTES, Rows, Source, Target, TensorFigures, blocks, parts
-from loratools.operations.tally import Tally
+from loratools.operations.tally import Rounded, Tally
 
 if TYPE_CHECKING:
     from loratools.linalg.stochastic import Draws
@@ -86,16 +86,15 @@ class MergeJob:
                 drawn = self._drawn(block[part], first + part.start)
                 result = rounding.round(block[part], original[part], drawn)
                 target.write(np.ascontiguousarray(result).data)
-                tally.add(
-                    original[part],
-                    self._in_target_dtype(original[part], before, drawn),
-                    block[part],
-                    result,
-                    first=first + part.start,
-                    largest=rounding.largest,
-                )
+                known = self._in_target_dtype(original[part], before, drawn)
+                tally.count(known, result)
+                if not self.updates:
+                    continue
+                step = Rounded(original[part], block[part], result, first + part.start, drawn)
+                error = step.error(self.target.dtype)
+                tally.add(step, error, largest=rounding.largest)
                 if recorder is not None:
-                    recorder.add(original[part], block[part], result, first + part.start, drawn)
+                    recorder.add(step, error)
         rounding.refuse_overflow()
         return TensorFigures(
             self.name,

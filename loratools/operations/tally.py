@@ -1,8 +1,9 @@
-"""What a merge did to one tensor: how many elements it changed, what it added, and what rounding took of it."""
+"""What a merge did to one tensor: elements that it changed, what it added, and what rounding took of that."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loratools.adapters.update import Update
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Tally", "sum_of_squares"]
+__all__ = ["Rounded", "Tally", "sum_of_squares"]
 
 _UNIT = 2.0**-24
 """Of float32, in which 16-bit tensors are merged."""
@@ -23,6 +24,34 @@ _BLUR = 1e-2
 
 _SAFE = (1e-25, 1e30)
 """Sums of squares in float32 between these lost nothing to underflow or overflow."""
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Some rows that a merge rounded.
+
+    Args:
+        original: the base's as stored; perhaps fewer than are written.
+        after: all of them after the updates, in wide arithmetic.
+        result: as written.
+        first: the number of the first.
+        draws: those by which they were rounded; None where that was to nearest.
+    """
+
+    original: Stored
+    after: Wide
+    result: Stored
+    first: int
+    draws: Stored | None
+
+    def error(self, dtype: str) -> Wide:
+        """What rounding to `dtype` added, in the wide arithmetic, in which it is an exact number."""
+        import numpy as np
+
+        error = widened(self.result, dtype, str(self.after.dtype))
+        with np.errstate(invalid="ignore"):  # of infinities
+            error -= self.after
+        return error
 
 
 class Tally:
@@ -44,36 +73,21 @@ class Tally:
         self._added = 0.0
         self._lost = 0.0
 
-    def add(
-        self,
-        original: Stored,
-        reference: Stored,
-        after: Wide,
-        result: Stored,
-        *,
-        first: int,
-        largest: float,
-    ) -> None:
-        """Some rows from `first` on.
+    def count(self, before: Stored, result: Stored) -> None:
+        """Some rows as written, and as they would be if nothing were added, perhaps fewer."""
+        self.changed += result.size - before.size + differing(result[: len(before)], before)
 
-        Args:
-            original: the base's rows as stored; perhaps fewer than are written.
-            reference: these in the dtype of the output.
-            after: all rows after the updates, in wide arithmetic.
-            result: all rows as written.
-            largest: magnitude in `after`.
-        """
-        known = result[: len(original)]
-        self.changed += result.size - known.size + differing(known, reference)
-        if not self._updates or not result.size:
+    def add(self, step: Rounded, error: Wide, *, largest: float) -> None:
+        """Some rows, with what rounding did to them; `largest` is the largest magnitude before it."""
+        if not error.size:
             return
         if self._known is None:
-            added = sum_of_squares(self._difference(original, after))
+            added = sum_of_squares(self._difference(step))
         else:
-            added = self._known**2 * (result.size / self._target.elements)
-        squares = sum_of_squares(self._lost_in(result, after))
-        if after.dtype == "float32" and (_UNIT * largest) ** 2 * after.size > _BLUR**2 * added:
-            squares, added = self._in_float64(original, result, first, squares, added)
+            added = self._known**2 * (error.size / self._target.elements)
+        squares = sum_of_squares(error)
+        if error.dtype == "float32" and (_UNIT * largest) ** 2 * error.size > _BLUR**2 * added:
+            squares, added = self._in_float64(step, squares, added)
         self._added += added
         self._lost += squares
 
@@ -90,33 +104,23 @@ class Tally:
         norm = self.norm
         return math.sqrt(self._lost) / norm if norm else None
 
-    def _lost_in(self, result: Stored, after: Wide) -> Wide:
+    def _difference(self, step: Rounded) -> NDArray[np.float64]:
         import numpy as np
 
-        lost = widened(result, self._target.dtype, str(after.dtype))
-        with np.errstate(invalid="ignore"):  # of infinities, which are left out
-            lost -= after
-        return lost
-
-    def _difference(self, original: Stored, after: Wide) -> NDArray[np.float64]:
-        import numpy as np
-
-        added = after.astype("float64")
+        added = step.after.astype("float64")
         with np.errstate(invalid="ignore"):
-            added[: len(original)] -= widened(original, self._source_dtype, "float64")
+            added[: len(step.original)] -= widened(step.original, self._source_dtype, "float64")
         return added
 
-    def _in_float64(
-        self, original: Stored, result: Stored, first: int, squares: float, added: float
-    ) -> tuple[float, float]:
+    def _in_float64(self, step: Rounded, squares: float, added: float) -> tuple[float, float]:
         """(lost, added), where the updates only add: their sum in float32 lost too much itself."""
         if not all(update.subtractable for update in self._updates):
             return squares, added
-        before = widened(original, self._source_dtype, "float64")
+        before = widened(step.original, self._source_dtype, "float64")
         exact = before.copy()
         for update in self._updates:
-            exact = update.apply(exact, first)
-        lost = sum_of_squares(widened(result, self._target.dtype, "float64") - exact)
+            exact = update.apply(exact, step.first)
+        lost = sum_of_squares(widened(step.result, self._target.dtype, "float64") - exact)
         return lost, added if self._known is not None else sum_of_squares(exact - before)
 
 

@@ -17,31 +17,43 @@ from loratools.linalg.stochastic import DRAWN
 from loratools.operations.precision import Stored, Wide, arithmetic_dtype, largest_gap, least_gap, widened
 from loratools.operations.undo.steps import Places, Steps
 
-__all__ = ["AT_ONCE", "Open", "alone", "middle"]
+__all__ = ["AT_ONCE", "Open", "alone", "middle", "shift_of_middle"]
 
 AT_ONCE = 2**14
 """Elements that are looked at closer at a time: what comes and goes stays in the cache (measured)."""
 
 
 def middle(y: Stored, dtype: str, draws: Stored | None) -> Wide:
-    """The middle of the sums that become y: y itself, where rounding is to nearest.
-
-    By chance, sums that reach towards zero by the draw's share of a gap and away from it by the rest become
-    y. Zeros are left as they are.
-    """
+    """The middle of the sums that become y: y itself, where rounding is to nearest."""
     import numpy as np
 
     wide = widened(y, dtype, arithmetic_dtype(dtype))
-    if draws is None:
-        return wide
-    with np.errstate(invalid="ignore"):
-        share = draws.astype(wide.dtype)
-        share *= -1.0 / DRAWN
-        share += 0.5
-        share *= largest_gap(y, dtype)
-        share *= np.sign(wide)
-        wide += share
+    if draws is not None:
+        with np.errstate(invalid="ignore"):
+            wide += shift_of_middle(y, dtype, draws)
     return wide
+
+
+def shift_of_middle(y: Stored, dtype: str, draws: Stored) -> Wide:
+    """How far the middle of the sums that become y by chance lies from y.
+
+    They reach towards zero by the draw's share of a gap, and away from it by the rest. (Where the gap towards
+    zero is the smaller one, they reach less far; of zeros, this says nothing.)
+    """
+    import numpy as np
+
+    share = draws.astype(arithmetic_dtype(dtype))
+    share *= -1.0 / DRAWN
+    share += 0.5
+    with np.errstate(invalid="ignore"):
+        share *= largest_gap(y, dtype)
+        np.negative(share, where=_is_negative(y), out=share)
+    return share
+
+
+def _is_negative(values: Stored) -> Any:
+    bits = 8 * values.dtype.itemsize
+    return values.view(f"uint{bits}") >= 1 << (bits - 1)
 
 
 def alone(

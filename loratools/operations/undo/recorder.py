@@ -22,7 +22,8 @@ from loratools.linalg.predecessors import (
     widths,
 )
 from loratools.operations.precision import Stored, Wide, widened
-from loratools.operations.undo.reach import AT_ONCE, Open, alone, middle
+from loratools.operations.tally import Rounded
+from loratools.operations.undo.reach import AT_ONCE, Open, alone, shift_of_middle
 from loratools.operations.undo.steps import Added, Product, Scaled, Step, Steps
 
 if TYPE_CHECKING:
@@ -114,17 +115,15 @@ class Recorder:
             step.factor[rows] = used.astype(block.dtype)
         return block
 
-    def add(
-        self, original: Stored, block: Wide, result: Stored, first: int, draws: Stored | None = None
-    ) -> None:
-        """Some rows: the base's as stored, after the updates in wide arithmetic, and rounded, by the draws
-        where there are any."""
+    def add(self, rows: Rounded, error: Wide) -> None:
+        """Some rows, with what rounding added to them."""
         import numpy as np
 
-        shape = (len(original), self._columns)
-        before, after, y = original.reshape(shape), block.reshape(shape), result.reshape(shape)
-        drawn = None if draws is None else draws.reshape(shape)
-        aside = self._aside(after, y, first, drawn)
+        shape = (len(rows.original), self._columns)
+        before, y = rows.original.reshape(shape), rows.result.reshape(shape)
+        drawn = None if rows.draws is None else rows.draws.reshape(shape)
+        first = rows.first
+        aside = self._aside(error.reshape(shape), y, first, drawn)
         settled = alone(self._steps, self._dtype, before, y, np.abs(aside), first, drawn)
         places = np.flatnonzero(~settled)
         if not places.size:
@@ -161,17 +160,14 @@ class Recorder:
         factors = tuple(tuple(step.factor.tolist()) for step in self._steps.each if isinstance(step, Scaled))
         return Kept(Keeping.INTERVAL, part, len(bits), len(places), factors)
 
-    def _aside(self, after: Wide, y: Stored, first: int, draws: Stored | None) -> Wide:
+    def _aside(self, error: Wide, y: Stored, first: int, draws: Stored | None) -> Wide:
         """How far from the base's rows the middle of what became y lies, taken back through the steps."""
         import numpy as np
 
-        aside = middle(y, self._dtype, draws)
+        scale = self._steps.scale(first, len(y), error.dtype)
         with np.errstate(all="ignore"):
-            aside -= after
-            scale = self._steps.scale(first, len(y), after.dtype)
-            if np.ndim(scale):
-                aside /= scale
-        return aside
+            aside = error if draws is None else error + shift_of_middle(y, self._dtype, draws)
+            return aside / scale if np.ndim(scale) else aside
 
     def _look_closer(self) -> None:
         """At the elements that are open, many at a time."""

@@ -19,7 +19,7 @@ from loratools.operations.precision import (
     widened,
 )
 from loratools.operations.streaming import PART_BYTES
-from loratools.operations.undo.reach import Open, alone, middle
+from loratools.operations.undo.reach import AT_ONCE, Open, alone, middle
 from loratools.operations.undo.steps import Steps
 
 if TYPE_CHECKING:
@@ -78,8 +78,11 @@ class Restorer:
                 opened.append(open_)
         if opened:
             closer = Open.joined(opened)
-            told = self._told(closer.predecessors(self._steps, self._dtype, self._columns))
-            result.reshape(-1)[closer.places - first * self._columns] = told
+            found = closer.predecessors(self._steps, self._dtype, self._columns)
+            places, flat = closer.places - first * self._columns, result.reshape(-1)
+            for start in range(0, len(places), AT_ONCE):
+                part = slice(start, start + AT_ONCE)
+                flat[places[part]] = self._told(found.part(part))
         return result.reshape(merged.shape)
 
     def finished(self) -> bool:
