@@ -9,6 +9,7 @@ other computation finds the same numbers; everywhere else somebody has to look c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ from .predecessors import Doubt
 __all__ = ["Bracket", "bracketed", "lone"]
 
 
-class Bracket(NamedTuple):
+@dataclass(frozen=True)
+class Bracket:
     """For each element `count` numbers from the key `first` on, (k,) integers, where it is `clear`."""
 
     first: NDArray[Any]
@@ -97,7 +99,7 @@ def bracketed(
     error: NDArray[Any],
     dtype: str,
     *,
-    inwards: NDArray[Any] | float,
+    inwards: NDArray[Any],
     flipped: NDArray[np.bool_] | bool,
 ) -> Bracket:
     """The numbers of `dtype` within `half` of `middle`, half of one side less where y is a power of two.
@@ -108,7 +110,7 @@ def bracketed(
             float32 or float64.
         half: (k,), half of the larger gap beside y, over |F|.
         error: (k,), no less than what middle and half together may be off.
-        inwards: share of the gap towards zero in which sums become y.
+        inwards: share of the gap towards zero in which sums become y; (k,) or one for all, ().
         flipped: whether F is negative.
     """
     grid = _GRIDS[str(middle.dtype), dtype]
@@ -117,7 +119,7 @@ def bracketed(
     if power.size:
         middle, half = middle.copy(), half.copy()
         # The gap towards zero is half as wide there: so much of the interval is missing at that end.
-        missing = half[power] * (inwards if np.ndim(inwards) == 0 else inwards[power])
+        missing = half[power] * np.broadcast_to(inwards, y.shape)[power]
         half[power] -= 0.5 * missing
         towards = np.where(y.view(bits.dtype)[power] > grid.sign, -0.5, 0.5)
         towards[np.broadcast_to(flipped, y.shape)[power]] *= -1.0
@@ -135,13 +137,13 @@ def bracketed(
     clear &= last == _lower(size + inner, grid, integer)
     count = last - first
     count += 1
-    np.maximum(count, 0, out=count)
+    clear &= count > 0
     return Bracket(np.where(middle < 0, -last, first), count, clear)
 
 
 def _upper(values: NDArray[Any], grid: _Grid, integer: Any) -> NDArray[Any]:
     """The key of the least number that is not below a positive value."""
-    bits = values.view(integer) + integer((1 << grid.cut) - 1)
+    bits: NDArray[Any] = values.view(integer) + integer((1 << grid.cut) - 1)
     bits >>= integer(grid.cut)
     bits -= integer(grid.rebased)
     return bits
@@ -149,6 +151,6 @@ def _upper(values: NDArray[Any], grid: _Grid, integer: Any) -> NDArray[Any]:
 
 def _lower(values: NDArray[Any], grid: _Grid, integer: Any) -> NDArray[Any]:
     """The key of the largest number that is not above a positive value."""
-    bits = values.view(integer) >> integer(grid.cut)
+    bits: NDArray[Any] = values.view(integer) >> integer(grid.cut)
     bits -= integer(grid.rebased)
     return bits

@@ -51,6 +51,7 @@ _ITEM_BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 _DIGITS = {"bfloat16": 8, "float16": 11, "float32": 24}
 _UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 _SLACK = 10
+_DOUBT = 2.0**-50  # what sums in float64 may be off by on another machine, relative
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Maps:
 @dataclass(frozen=True)
 class Predecessors:
     """For each element the numbers that it may have been: `count` of them from the key `first` on.
+
+    Where there are none, `first` is the key of the number nearest to (y - G) / F.
 
     `doubtful` marks those whose ends another computation of the map may see elsewhere. Keys are integers in
     the order of the numbers.
@@ -104,23 +107,25 @@ class Predecessors:
             low, high = np.minimum(*ends), np.maximum(*ends)
             magnitude, over = np.abs(value) + np.abs(maps.shift), 1.0 / np.abs(maps.scale)
             room = (2.0 * _UNIT[arithmetic]) * magnitude * over
-            doubt = 2.0**-50 * (magnitude + (maps.terms + 4) * maps.size) * over
+            doubt = _DOUBT * (magnitude + (maps.terms + 4) * maps.size) * over
             low, high = low - room, high + room
             first, least = _ceiling(low - doubt, dtype)
             last, most = _floor(high + doubt, dtype)
             # The same numbers begin and end the interval by another computation if no doubt reaches them.
             clear = (least >= low + doubt) & (most <= high - doubt) & np.isfinite(low) & np.isfinite(high)
-        return cls(first, np.maximum(last - first + 1, 0), ~clear)
+            count = np.maximum(last - first + 1, 0)
+            none = count == 0
+            if none.any():
+                centre = (value[none] - maps.shift[none]) / maps.scale[none]
+                first[none] = keys_of(_rounded(centre, dtype), dtype)
+        return cls(first, count, ~clear)
 
     def part(self, part: slice) -> Predecessors:
         """Some of the elements."""
         return Predecessors(self.first[part], self.count[part], self.doubtful[part])
 
     def keys(self, indices: Int64) -> Int64:
-        """The numbers' keys, given their places among those possible where there are several.
-
-        Where none is possible there is no such number, and the key means nothing.
-        """
+        """The numbers' keys, given their places among those possible where there are several."""
         return self.first + np.where(self.count > 1, indices, 0)
 
 
@@ -150,6 +155,7 @@ def settled(
     room = least_gap - half
     least_gap *= 0.5
     np.minimum(room, least_gap, out=room)
+    np.minimum(room, half, out=room)  # so that w itself is among them
     room -= error
     result: NDArray[np.bool_] = distance < room
     return result
@@ -168,10 +174,11 @@ class Doubt:
         """Of so many steps, which add or scale, and of so many terms in all of them.
 
         Each step rounds once; a sum of n terms is off by n units of their absolute values at most. The slack
-        is for the two roundings more that the interval is widened by, and those of finding it.
+        is for the two roundings more that the interval is widened by, and those of finding it. And what
+        `Predecessors` doubts is in it, so that it sees the same where nothing is doubtful here.
         """
         unit = _UNIT[arithmetic]
-        return cls((steps + _SLACK) * unit, (terms + _SLACK) * unit)
+        return cls((steps + _SLACK) * unit + _DOUBT, (terms + _SLACK) * unit + (terms + 4) * _DOUBT)
 
     def bound(self, half: NDArray[Any], size: NDArray[Any], dtype: str) -> NDArray[Any]:
         """What `settled` and `bracketed` have to be given.

@@ -92,7 +92,8 @@ def stochastic(values: NDArray[Any], draws: Draw, dtype: str) -> NDArray[Any]:
     # Magnitudes are ordered like their bits: a carry out of the cut bits is a step away from zero.
     added = draws.astype(integer) << integer(cut - 32) if cut > 32 else draws >> np.uint32(32 - cut)
     bits = bits + added.astype(integer, copy=False)
-    bits &= ~integer((1 << cut) - 1)
+    bits >>= integer(cut)
+    bits <<= integer(cut)
     kept = bits.view(values.dtype)
     magnitude = np.abs(values)
     odd = ~(magnitude <= form.largest)
@@ -102,7 +103,7 @@ def stochastic(values: NDArray[Any], draws: Draw, dtype: str) -> NDArray[Any]:
             kept[low] = _among_subnormal(values[low], draws[low], form)
     result = _exactly(kept, dtype)
     if odd.any():
-        result[odd] = _nearest(values[odd].astype(np.float64), dtype)
+        result[odd] = _nearest(values[odd], dtype)
     return result
 
 
@@ -125,8 +126,9 @@ def _exactly(kept: NDArray[Any], dtype: str) -> NDArray[Any]:
     return bits.astype(np.uint16)
 
 
-def _nearest(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
-    if dtype == "bfloat16":
-        return float64_to_bfloat16(values)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return float64_to_float16(values) if dtype == "float16" else values.astype(np.float32)
+def _nearest(values: NDArray[Any], dtype: str) -> NDArray[Any]:
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is the caller's to count
+        exact = values.astype(np.float64)
+        if dtype == "bfloat16":
+            return float64_to_bfloat16(exact)
+        return float64_to_float16(exact) if dtype == "float16" else exact.astype(np.float32)

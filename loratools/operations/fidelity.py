@@ -28,17 +28,9 @@ def fidelity_warnings(
     if not swallowed:
         return
     error, worst = max(swallowed, key=lambda found: found[0])
-    where = (
-        f"in {worst.name}, which loses {_share(error)} of its norm"
-        if len(swallowed) == 1
-        else f"in {len(swallowed)} of {len(updated)} tensors, up to {_share(error)} of its norm in {worst.name}"
-    )
+    where = f"{len(swallowed)} of {len(updated)} tensors"
     wider = "" if worst.dtype in ("float32", "float64") else ", --dtype float32 keeps it all"
     yield (
-        f"rounding to {worst.dtype} swallows most of the update {where}: "
-        f"--rounding stochastic keeps it on average{wider}"
+        f"rounding to {worst.dtype} swallows most of the update in {where}, up to {100 * error:.3g} % of its "
+        f"norm in {worst.name}: --rounding stochastic keeps it on average{wider}"
     )
-
-
-def _share(error: float) -> str:
-    return f"{100 * error:.3g} %"

@@ -63,6 +63,11 @@ class MergeOptions:
     rounding: RoundingMode = RoundingMode.NEAREST
     seed: int = 0
 
+    @property
+    def drawing_seed(self) -> int | None:
+        """The seed of rounding by chance; None where it is to nearest."""
+        return self.seed if self.rounding is RoundingMode.STOCHASTIC else None
+
     @classmethod
     def parse(
         cls,
@@ -77,7 +82,7 @@ class MergeOptions:
         rounding: str = "nearest",
         seed: int = 0,
     ) -> MergeOptions:
-        """The options that the words name. Raises UsageError where a word is unknown, or the seed negative."""
+        """The options that the words name. Raises UsageError where a word is unknown or the seed negative."""
         if seed < 0:
             raise UsageError(f"a seed of {seed} is negative", hint="use 0 or more")
         return cls(

@@ -20,7 +20,7 @@ from loratools.errors import UsageError
 from loratools.operations.merge_coverage import planned_coverage
 from loratools.operations.merge_inputs import MergeInputs
 from loratools.operations.merge_job import MergeJob
-from loratools.operations.merge_options import MergeOptions, OutputDtype, RoundingMode
+from loratools.operations.merge_options import MergeOptions, OutputDtype
 from loratools.operations.merged_config import MergedConfig, merged_config
 from loratools.operations.other_base import name_warnings, no_common_tensor
 from loratools.operations.rewrite_layout import Outgoing, shards_as_they_are, shards_by_size
@@ -76,7 +76,7 @@ def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions, 
         ),
         change=_Jobs(
             {tensor.name: part_of(n) for n, tensor in enumerate(tensors)} if options.undo else {},
-            options.seed if options.rounding is RoundingMode.STOCHASTIC else None,
+            options.drawing_seed,
         ),
         record=merge_record(inputs, options, tensors, widest(tensors), *_widest_roots(inputs)),
         side=side,
@@ -148,9 +148,9 @@ def merge_record(
 
 def _rounding_record(options: MergeOptions) -> dict[str, Any]:
     """Rounding by chance; to nearest is what a record that does not speak of it means."""
-    if options.rounding is RoundingMode.NEAREST:
+    if options.drawing_seed is None:
         return {}
-    return {"rounding": options.rounding.value, "seed": options.seed}
+    return {"rounding": options.rounding.value, "seed": options.drawing_seed}
 
 
 def said(inputs: MergeInputs, binding: Binding) -> list[str]:
@@ -169,8 +169,8 @@ def said(inputs: MergeInputs, binding: Binding) -> list[str]:
 class _Jobs:
     """Makes the jobs of tensors.
 
-    `parts` says where each leaves what an undo record keeps; `seed` is that of rounding by chance, None rounds
-    to nearest.
+    `parts` says where each leaves what an undo record keeps; `seed` is that of rounding by chance, None
+    rounds to nearest.
     """
 
     parts: Mapping[str, str]

@@ -134,7 +134,8 @@ class Open:
         clear = np.empty(len(self.places), dtype=bool)
         for start in range(0, len(keys), AT_ONCE):
             part = slice(start, start + AT_ONCE)
-            keys[part], count[part], clear[part] = self._bracketed(part, steps, dtype, columns)
+            found = self._bracketed(part, steps, dtype, columns)
+            keys[part], count[part], clear[part] = found.first, found.count, found.clear
         rest = np.flatnonzero(~clear)
         doubtful = np.zeros(len(keys), dtype=bool)
         if rest.size:
@@ -159,7 +160,7 @@ class Open:
                 half.astype(centre.dtype, copy=False),
                 error.astype(centre.dtype, copy=False),
                 dtype,
-                inwards=0.5 if self.draws is None else self.draws[part] * (1.0 / DRAWN),
+                inwards=np.asarray(0.5 if self.draws is None else self.draws[part] / DRAWN),
                 flipped=np.less(scale, 0.0),
             )
 

@@ -17,6 +17,7 @@ from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
 from loratools.linalg.predecessors import (
     MOST_BITS,
+    Predecessors,
     keys_of,
     pack,
     widths,

@@ -16,6 +16,7 @@ from loratools.errors import LoratoolsError
 from loratools.operations.precision import Stored, arithmetic_dtype, differing, stored
 from loratools.operations.rewrite_layout import readable
 from loratools.operations.rewrite_record import tensor_root
+from loratools.operations.seeds import draws_of
 from loratools.operations.streaming import PART_BYTES, Source, Target, TensorFigures, blocks
 from loratools.operations.undo.record import BaseTensor, Piece
 from loratools.operations.undo.restorer import Restorer
@@ -30,11 +31,15 @@ __all__ = ["RestoreJob", "Taken"]
 
 @dataclass(frozen=True)
 class Taken:
-    """One merge to be taken off a tensor: what the tensor was before, and what the record holds of it."""
+    """One merge to be taken off a tensor: what the tensor was before, and what the record holds of it.
+
+    `seed` is that of rounding by chance, None where the merge rounded to nearest.
+    """
 
     tensor: BaseTensor
     record: Path
     pieces: Mapping[str, Piece]
+    seed: int | None = None
 
     def restorer(self) -> Restorer:
         """
@@ -62,7 +67,8 @@ class Taken:
             steps = Steps([_step(self.pieces, step, rows, columns) for step in tensor.steps])
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged() from error
-        return Restorer(steps, tensor.dtype, columns, bits=bits, places=places, values=values)
+        draws = None if self.seed is None else draws_of(self.seed, tensor.name)
+        return Restorer(steps, tensor.dtype, columns, bits=bits, places=places, values=values, draws=draws)
 
     def whole(self) -> TensorSpec:
         """Where the record holds the tensor as it was. Raises LoratoolsError where it does not."""
