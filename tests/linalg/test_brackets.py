@@ -122,3 +122,28 @@ def test_nothing_is_told_of_zeros_subnormal_numbers_and_what_is_not_finite(dtype
             y, middle, half, 0 * half, dtype, inwards=np.asarray(0.5), flipped=np.asarray(False)
         )
     assert not found.clear.any()
+
+
+@pytest.mark.parametrize("size", [0.25, 4.0, 100.0])
+@pytest.mark.parametrize("dtype", WIDE)
+def test_close_to_an_end_neither_tells_more_than_float64_does(dtype: str, size: float) -> None:
+    """Unit by unit of the wide arithmetic around the end of an interval: nothing that `Predecessors` doubts."""
+    wide = np.dtype(WIDE[dtype]).type
+    gap, unit = float(ulp(1.0, dtype)), float(np.finfo(wide).eps)
+    steps = np.arange(-3000, 3000)
+    w, y = 1.0 + 6 * gap, 1.25
+    c = (w + 0.5 * gap + steps * unit).astype(wide)
+    maps = Maps(np.ones(len(c)), y - c.astype(np.float64), np.full(len(c), size), TERMS)
+    before, became = (_stored(np.full(len(c), one, np.float32), dtype) for one in (w, y))
+    exact = Predecessors.of(became, maps, dtype, WIDE[dtype])
+    doubt = Doubt.of(1, TERMS, WIDE[dtype])
+    alone = lone(before, became, np.abs(c - wide(w)), size, doubt, dtype)
+    assert not exact.doubtful[alone].any() and np.all(exact.count[alone] == 1)
+    assert alone.any() or size > 50
+    assert exact.doubtful.any() if dtype == "float32" else np.ptp(exact.first) > 0
+    half = np.full(len(c), 0.5 * gap, wide)
+    error = doubt.bound(half, np.asarray(size), dtype)
+    found = bracketed(became, c, half, error, dtype, inwards=np.asarray(0.5), flipped=np.asarray(False))
+    assert not exact.doubtful[found.clear].any()
+    assert np.array_equal(found.count[found.clear], exact.count[found.clear])
+    assert np.array_equal(found.first[found.clear], exact.first[found.clear])
