@@ -116,12 +116,16 @@ class Tally:
         """(lost, added), where the updates only add: their sum in float32 lost too much itself."""
         if not all(update.subtractable for update in self._updates):
             return squares, added
-        before = widened(step.original, self._source_dtype, "float64")
-        exact = before.copy()
-        for update in self._updates:
-            exact = update.apply(exact, step.first)
-        lost = sum_of_squares(widened(step.result, self._target.dtype, "float64") - exact)
-        return lost, added if self._known is not None else sum_of_squares(exact - before)
+        import numpy as np
+
+        update: NDArray[np.float64] = np.zeros(step.after.shape)
+        for one in self._updates:
+            update = one.apply(update, step.first)
+        with np.errstate(invalid="ignore"):
+            moved = widened(step.result, self._target.dtype, "float64")
+            moved -= widened(step.original, self._source_dtype, "float64")
+            lost = sum_of_squares(moved - update)
+        return lost, added if self._known is not None else sum_of_squares(update)
 
 
 def sum_of_squares(values: Wide) -> float:

@@ -127,7 +127,7 @@ def test_nothing_is_told_of_zeros_subnormal_numbers_and_what_is_not_finite(dtype
 @pytest.mark.parametrize("size", [0.25, 4.0, 100.0])
 @pytest.mark.parametrize("dtype", WIDE)
 def test_close_to_an_end_neither_tells_more_than_float64_does(dtype: str, size: float) -> None:
-    """Unit by unit of the wide arithmetic around the end of an interval: nothing that `Predecessors` doubts."""
+    """Unit by unit of the wide arithmetic around an interval's end: nothing that `Predecessors` doubts."""
     wide = np.dtype(WIDE[dtype]).type
     gap, unit = float(ulp(1.0, dtype)), float(np.finfo(wide).eps)
     steps = np.arange(-3000, 3000)
