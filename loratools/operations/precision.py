@@ -180,6 +180,39 @@ def least_gap(values: Stored, dtype: str) -> Wide:
     return _unit(bits, dtype)
 
 
+def shift_of_middle(y: Stored, dtype: str, draws: Stored) -> Wide:
+    """How far the middle of the sums that become y by chance lies from y.
+
+    They reach towards zero by the draw's share of a gap, and away from it by the rest. (Where the gap towards
+    zero is the smaller one, they reach less far; of zeros, this says nothing.)
+    """
+    import numpy as np
+
+    from loratools.linalg.stochastic import DRAWN
+
+    share = draws.astype(arithmetic_dtype(dtype))
+    share *= -1.0 / DRAWN
+    share += 0.5
+    with np.errstate(invalid="ignore"):
+        share *= largest_gap(y, dtype)
+        np.negative(share, where=_is_negative(y), out=share)
+    return share
+
+
+def is_zero(values: Stored) -> Any:
+    """Which numbers are zeros, of either sign."""
+    return (_integers(values) & _magnitude(values)) == 0
+
+
+def _is_negative(values: Stored) -> Any:
+    return _integers(values) > _magnitude(values)
+
+
+def _magnitude(values: Stored) -> int:
+    """All bits of a stored number but the sign's."""
+    return (1 << (8 * values.dtype.itemsize - 1)) - 1
+
+
 def _integers(values: Stored) -> Stored:
     return values.view(f"uint{8 * values.dtype.itemsize}")
 

@@ -118,7 +118,7 @@ class Tally:
             return squares, added
         import numpy as np
 
-        update: NDArray[np.float64] = np.zeros(step.after.shape)
+        update: Wide = np.zeros(step.after.shape)
         for one in self._updates:
             update = one.apply(update, step.first)
         with np.errstate(invalid="ignore"):

@@ -24,6 +24,7 @@ from loratools.operations import streaming
 from loratools.operations.merge import merge
 from loratools.operations.precision import rounded
 from loratools.operations.seeds import draws_of
+from loratools.operations.unmerge import unmerge
 from tests.operations.test_merge import everything
 
 
@@ -133,8 +134,8 @@ def test_values_that_do_not_fit_are_refused_as_always(tmp_path: Path) -> None:
 
 
 def test_on_average_a_swallowed_update_comes_back(tmp_path: Path) -> None:
-    """An update of some hundredths of a gap: to nearest nothing of it is left; the mean over seeds is the update,
-    with the variance of a coin.
+    """An update of some hundredths of a gap: to nearest nothing of it is left; the mean over seeds is the
+    update, with the variance of a coin.
 
     With p the share of a gap, the mean of n coins has the variance gap^2 p (1 - p) / n. The squared distance
     of the mean from the update, over its expectation, has a deviation of sqrt(2 / elements) and the mean over
@@ -181,3 +182,32 @@ def test_wrong_words_are_refused(base: Path, adapter: Path, tmp_path: Path) -> N
         merge(base, [adapter], tmp_path / "out", rounding="up")
     with pytest.raises(UsageError, match="a seed of -1 is negative"):
         merge(base, [adapter], tmp_path / "out", seed=-1)
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.1, 3.0])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_subtraction_knows_the_draws(dtype: str, size: float, tmp_path: Path) -> None:
+    """Without an undo record: what may be off is as little, and as truly said, as for rounding to nearest."""
+    tensors = decoder(dtype=getattr(torch, dtype), layers=1, hidden=64, ffn=96)
+    base = write_decoder(tmp_path / "base", tensors)
+    adapter = write_adapter(tmp_path / "adapter", lora_factors(tensors, size=size))
+    shares = {}
+    for rounding in ("nearest", "stochastic"):
+        merge(base, [adapter], tmp_path / rounding, rounding=rounding, seed=8)
+        report = unmerge(tmp_path / rounding, [adapter], tmp_path / f"back {rounding}")
+        assert not any("cannot" in line or "not what" in line for line in report.warnings)
+        back = everything(tmp_path / f"back {rounding}")
+        for row in report.modules or ():
+            off = back[row.name].double() - tensors[row.name].double()
+            share, claimed = (
+                float((off != 0).double().mean()),
+                float((row.exact is not True and row.exact) or 0),
+            )
+            assert share <= claimed, row.name
+            assert float(off.abs().max()) <= (row.largest_difference or 0.0)
+            shares[rounding, row.name] = share
+    total = {
+        rounding: sum(share for (used, _), share in shares.items() if used == rounding)
+        for rounding in ("nearest", "stochastic")
+    }
+    assert total["stochastic"] <= 1.3 * total["nearest"] + 0.02

@@ -14,10 +14,19 @@ from typing import Any
 from loratools.linalg.brackets import Bracket, bracketed, lone
 from loratools.linalg.predecessors import Doubt, Predecessors, settled
 from loratools.linalg.stochastic import DRAWN
-from loratools.operations.precision import Stored, Wide, arithmetic_dtype, largest_gap, least_gap, widened
+from loratools.operations.precision import (
+    Stored,
+    Wide,
+    arithmetic_dtype,
+    is_zero,
+    largest_gap,
+    least_gap,
+    shift_of_middle,
+    widened,
+)
 from loratools.operations.undo.steps import Places, Steps
 
-__all__ = ["AT_ONCE", "Open", "alone", "middle", "shift_of_middle"]
+__all__ = ["AT_ONCE", "Open", "alone", "middle"]
 
 AT_ONCE = 2**14
 """Elements that are looked at closer at a time: what comes and goes stays in the cache (measured)."""
@@ -32,28 +41,6 @@ def middle(y: Stored, dtype: str, draws: Stored | None) -> Wide:
         with np.errstate(invalid="ignore"):
             wide += shift_of_middle(y, dtype, draws)
     return wide
-
-
-def shift_of_middle(y: Stored, dtype: str, draws: Stored) -> Wide:
-    """How far the middle of the sums that become y by chance lies from y.
-
-    They reach towards zero by the draw's share of a gap, and away from it by the rest. (Where the gap towards
-    zero is the smaller one, they reach less far; of zeros, this says nothing.)
-    """
-    import numpy as np
-
-    share = draws.astype(arithmetic_dtype(dtype))
-    share *= -1.0 / DRAWN
-    share += 0.5
-    with np.errstate(invalid="ignore"):
-        share *= largest_gap(y, dtype)
-        np.negative(share, where=_is_negative(y), out=share)
-    return share
-
-
-def _is_negative(values: Stored) -> Any:
-    bits = 8 * values.dtype.itemsize
-    return values.view(f"uint{bits}") >= 1 << (bits - 1)
 
 
 def alone(
@@ -77,11 +64,11 @@ def alone(
     with np.errstate(all="ignore"):
         if np.ndim(scale):
             half, error = _extent(y, np.abs(scale), size, doubt, dtype)
-            found = settled(distance, least_gap(before, dtype), half, error) & _not_zero(before)
+            found = settled(distance, least_gap(before, dtype), half, error) & ~is_zero(before)
         else:
             found = lone(before, y, distance, size, doubt, dtype)
     if draws is not None:
-        found &= _not_zero(y)
+        found &= ~is_zero(y)
     return found
 
 
@@ -163,10 +150,3 @@ class Open:
                 inwards=np.asarray(0.5 if self.draws is None else self.draws[part] / DRAWN),
                 flipped=np.less(scale, 0.0),
             )
-
-
-def _not_zero(values: Stored) -> Any:
-    import numpy as np
-
-    integers = values.view(f"uint{8 * values.dtype.itemsize}")
-    return (integers << np.array(1, integers.dtype)) != 0

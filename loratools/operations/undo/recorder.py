@@ -22,9 +22,9 @@ from loratools.linalg.predecessors import (
     pack,
     widths,
 )
-from loratools.operations.precision import Stored, Wide, widened
+from loratools.operations.precision import Stored, Wide, shift_of_middle, widened
 from loratools.operations.tally import Rounded
-from loratools.operations.undo.reach import AT_ONCE, Open, alone, shift_of_middle
+from loratools.operations.undo.reach import AT_ONCE, Open, alone
 from loratools.operations.undo.steps import Added, Product, Scaled, Step, Steps
 
 if TYPE_CHECKING:
