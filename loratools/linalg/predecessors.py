@@ -5,7 +5,8 @@ knows y, F and G knows that w lies between
 
     (y - h - G) / F  and  (y + h' - G) / F,
 
-h and h' half the distances of y to its neighbours. Of the base's dtype, N numbers lie there, in most places
+h and h' half the distances of y to its neighbours (where the merge rounded by chance, the shares of them that
+the draw tells). Of the base's dtype, N numbers lie there, in most places
 one: the nearest to (y - G) / F. Where there are more, the place of w among them takes log2 N bits, and that
 is all that has to be kept to have w back. (Nothing can do with less than the entropy of w given y, which is
 about that: the N numbers are about equally likely.)
@@ -27,25 +28,18 @@ from .rounding import bfloat16_to_float32, float64_to_bfloat16, float64_to_float
 from .stochastic import DRAWN
 
 __all__ = [
-    "MOST_BITS",
     "Doubt",
     "Maps",
     "Predecessors",
     "bits_of",
     "keys_of",
-    "pack",
     "settled",
-    "unpack",
     "values_of",
-    "widths",
 ]
 
 Bits = NDArray[Any]
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
-
-MOST_BITS = 24
-"""Of an index: where more numbers than that are possible, an element is kept as it is."""
 
 _ITEM_BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 _DIGITS = {"bfloat16": 8, "float16": 11, "float32": 24}
@@ -238,32 +232,3 @@ def _floor(values: Float64, dtype: str) -> tuple[Int64, Float64]:
     keys = keys_of(_rounded(values, dtype), dtype)
     keys -= values_of(keys, dtype) > values
     return keys, values_of(keys, dtype)
-
-
-def widths(counts: Int64) -> Int64:
-    """Bits that an index below each count takes: ceil(log2 count), none for a count of 0 or 1."""
-    return np.frexp(np.maximum(counts - 1, 0).astype(np.float64))[1].astype(np.int64)
-
-
-def pack(indices: Int64, width: Int64) -> NDArray[np.uint8]:
-    """Bits (0 or 1, one a byte) of the indices, each in so many (at most `MOST_BITS`), the highest first."""
-    short = width.astype(np.int32)
-    ends = np.cumsum(short, dtype=np.int32)
-    place = np.repeat(ends, short)
-    place -= np.arange(1, len(place) + 1, dtype=np.int32)
-    bits = np.repeat(indices.astype(np.int32), short)
-    bits >>= place
-    bits &= 1
-    return bits.astype(np.uint8)
-
-
-def unpack(bits: NDArray[np.uint8], width: Int64) -> Int64:
-    """The indices that `pack` made these bits of."""
-    ends = np.cumsum(width)
-    total = int(width.sum())
-    if len(bits) != total:
-        raise ValueError(f"{len(bits)} bits where {total} are needed")
-    place = np.repeat(ends, width) - 1 - np.arange(total)
-    sums = np.concatenate([[0], np.cumsum(bits.astype(np.int64) << place)])
-    found: Int64 = sums[ends] - sums[ends - width]
-    return found

@@ -2,10 +2,11 @@
 
     python tests/benchmarks/swallowed_updates.py
 
-A Gaussian weight in bfloat16 and Gaussian updates of rank 16, smaller and smaller beside it. `changed` is the
-share of elements that differ afterwards; `error` is what `merge` reports, the norm of what rounding made of
-the update over the update's; `kept` the update's share in what was added, <W' - W, Δ> / ||Δ||²; and `where it
-acts` the error on the inputs that the update reads, ||(W' - W - Δ) V|| / ||Δ V||, V its right singular vectors.
+A Gaussian weight W in bfloat16 and Gaussian updates D of rank 16, smaller and smaller beside it. `changed` is
+the share of elements that differ afterwards; `error` is what `merge` reports, the norm of what rounding made
+of the update over the update's; `kept` the update's share in what was added, <W' - W, D> / ||D||^2; and
+`where it acts` the error on the inputs that the update reads, ||(W' - W - D) V|| / ||D V||, V its right
+singular vectors.
 """
 
 from __future__ import annotations
@@ -47,9 +48,7 @@ def main() -> None:
             print(f"| {size:g} | {name} | {_figures(after - weight, update, directions)} |")
 
 
-def _figures(
-    moved: NDArray[np.float64], update: NDArray[np.float64], directions: NDArray[np.float64]
-) -> str:
+def _figures(moved: NDArray[np.float64], update: NDArray[np.float64], directions: NDArray[np.float64]) -> str:
     lost = moved - update
     error = np.linalg.norm(lost) / np.linalg.norm(update)
     kept = np.vdot(moved, update) / np.vdot(update, update)

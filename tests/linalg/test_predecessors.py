@@ -9,16 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loratools.linalg.predecessors import (
-    Maps,
-    Predecessors,
-    bits_of,
-    keys_of,
-    pack,
-    unpack,
-    values_of,
-    widths,
-)
+from loratools.linalg.predecessors import Maps, Predecessors, bits_of, keys_of, values_of
 
 DTYPES = ("bfloat16", "float16", "float32")
 LARGEST = {"bfloat16": 0x7F7F, "float16": 0x7BFF, "float32": 0x7F7FFFFF}
@@ -107,23 +98,3 @@ def test_keys_are_in_the_order_of_the_numbers_and_come_back(dtype: str) -> None:
     values = values_of(keys, dtype)
     assert np.all(np.diff(values) > 0) and np.isinf(values[[0, -1]]).all()
     assert np.array_equal(keys_of(bits_of(keys, dtype), dtype), keys)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 2**24), st.floats(0, 1, exclude_max=True)), max_size=40))
-def test_indices_come_back_from_their_bits(cases: list[tuple[int, float]]) -> None:
-    counts = np.array([count for count, _ in cases], dtype=np.int64)
-    indices = np.array([int(count * part) for count, part in cases], dtype=np.int64)
-    width = widths(counts)
-    assert all(
-        2 ** int(bits) >= count > 2 ** (int(bits) - 1) or count == 1
-        for bits, count in zip(width, counts, strict=True)
-    )
-    bits = pack(indices, width)
-    assert len(bits) == width.sum()
-    assert np.array_equal(unpack(bits, width), indices * (width > 0))
-
-
-def test_bits_that_are_missing_are_an_error() -> None:
-    with pytest.raises(ValueError, match="bits where 3 are needed"):
-        unpack(np.zeros(2, np.uint8), np.array([3]))

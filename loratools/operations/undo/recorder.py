@@ -15,16 +15,11 @@ from loratools.adapters.update import Update
 from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
-from loratools.linalg.predecessors import (
-    MOST_BITS,
-    Predecessors,
-    keys_of,
-    pack,
-    widths,
-)
+from loratools.linalg.packing import MOST_BITS, pack, widths
+from loratools.linalg.predecessors import Predecessors, keys_of
 from loratools.operations.precision import Stored, Wide, shift_of_middle, widened
 from loratools.operations.tally import Rounded
-from loratools.operations.undo.reach import AT_ONCE, Open, alone
+from loratools.operations.undo.narrowing import AT_ONCE, Open, alone
 from loratools.operations.undo.steps import Added, Product, Scaled, Step, Steps
 
 if TYPE_CHECKING:

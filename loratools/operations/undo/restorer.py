@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from loratools.linalg.predecessors import (
-    MOST_BITS,
-    Predecessors,
-    bits_of,
-    unpack,
-    widths,
-)
+from loratools.linalg.packing import MOST_BITS, unpack, widths
+from loratools.linalg.predecessors import Predecessors, bits_of
 from loratools.operations.precision import (
     Stored,
     Wide,
@@ -19,7 +14,7 @@ from loratools.operations.precision import (
     widened,
 )
 from loratools.operations.streaming import PART_BYTES
-from loratools.operations.undo.reach import AT_ONCE, Open, alone, middle
+from loratools.operations.undo.narrowing import AT_ONCE, Open, alone, middle
 from loratools.operations.undo.steps import Steps
 
 if TYPE_CHECKING:
