@@ -84,7 +84,7 @@ class Tally:
         if self._known is None:
             added = sum_of_squares(self._difference(step))
         else:
-            added = self._known**2 * (error.size / self._target.elements)
+            added = self._known * self._known * (error.size / self._target.elements)  # perhaps infinite
         squares = sum_of_squares(error)
         if error.dtype == "float32" and (_UNIT * largest) ** 2 * error.size > _BLUR**2 * added:
             squares, added = self._in_float64(step, squares, added)

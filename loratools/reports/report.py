@@ -64,9 +64,9 @@ class MergedModule:
     scaling: float | None
     norm: float | None
     changed: float | None
-    rounding_error: float | None = None
     exact: bool | float | None = None
     largest_difference: float | None = None
+    rounding_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
