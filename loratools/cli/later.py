@@ -15,7 +15,7 @@ _EVERYWHERE = frozenset(
 OPTIONS: dict[str, frozenset[str]] = {
     "extract": _EVERYWHERE
     | {"--budget", "--budget-parameters", "--vocab", "--dora", "--refine", "--steps", "--for", "--format"},
-    "merge": _EVERYWHERE | {"--rounding", "--expert-layout", "--seed"},
+    "merge": _EVERYWHERE | {"--expert-layout"},
     "unmerge": _EVERYWHERE,
     "analyze": _EVERYWHERE - {"--plot"},
     "report": _EVERYWHERE - {"--plot"},

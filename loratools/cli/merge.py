@@ -45,6 +45,22 @@ from loratools.cli.options import Invocation
     default=False,
     help="Keep what makes unmerge give the base back bit by bit, in loratools-undo inside of the output.",
 )
+@click.option(
+    "--rounding",
+    type=click.Choice(["nearest", "stochastic"]),
+    default="nearest",
+    show_default=True,
+    help="How sums become weights: stochastic rounds up or down by chance, so that updates too small to "
+    "change a weight survive on average.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of --rounding stochastic: the same N gives the same bytes.",
+)
 @click.option("--allow-unmatched", is_flag=True, help="Go on where keys of an adapter find no tensor.")
 @click.option("--allow-other-base", is_flag=True, help="Go on where an adapter was made for another base.")
 @options.writes
@@ -59,6 +75,8 @@ def merge(
     dtype: str,
     tied: str,
     undo: bool,
+    rounding: str,
+    seed: int,
     allow_unmatched: bool,
     allow_other_base: bool,
 ) -> None:
@@ -66,7 +84,7 @@ def merge(
 
     BASE is a checkpoint, each ADAPTER a LoRA adapter of it; they are applied in their order. With an adapter
     alone, the base is the one that its config names. The sum is computed in a wider dtype than the
-    weights have and rounded once.
+    weights have and rounded once; the report says how much of each update the rounding took.
 
     \b
     Examples:
@@ -95,6 +113,8 @@ def merge(
             allow_unmatched=allow_unmatched,
             allow_other_base=allow_other_base,
             undo=undo,
+            rounding=rounding,
+            seed=seed,
             workers=invocation.workers,
             force=target.force,
             resume=invocation.resume,

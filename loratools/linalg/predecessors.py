@@ -5,7 +5,8 @@ knows y, F and G knows that w lies between
 
     (y - h - G) / F  and  (y + h' - G) / F,
 
-h and h' half the distances of y to its neighbours. Of the base's dtype, N numbers lie there, in most places
+h and h' half the distances of y to its neighbours (where the merge rounded by chance, the shares of them that
+the draw tells). Of the base's dtype, N numbers lie there, in most places
 one: the nearest to (y - G) / F. Where there are more, the place of w among them takes log2 N bits, and that
 is all that has to be kept to have w back. (Nothing can do with less than the entropy of w given y, which is
 about that: the N numbers are about equally likely.)
@@ -24,31 +25,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .rounding import bfloat16_to_float32, float64_to_bfloat16, float64_to_float16
+from .stochastic import DRAWN
 
 __all__ = [
-    "MOST_BITS",
+    "Doubt",
     "Maps",
     "Predecessors",
     "bits_of",
-    "error_bound",
     "keys_of",
-    "pack",
     "settled",
-    "unpack",
     "values_of",
-    "widths",
 ]
 
 Bits = NDArray[Any]
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]
 
-MOST_BITS = 24
-"""Of an index: where more numbers than that are possible, an element is kept as it is."""
-
 _ITEM_BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
+_DIGITS = {"bfloat16": 8, "float16": 11, "float32": 24}
 _UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
-_SLACK = 16.0  # units of rounding, beside those of the sums, that an element is clear of every boundary
+_SLACK = 10
+_DOUBT = 2.0**-50  # what sums in float64 may be off by on another machine, relative
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,8 @@ class Maps:
 class Predecessors:
     """For each element the numbers that it may have been: `count` of them from the key `first` on.
 
+    Where there are none, `first` is the key of the number nearest to (y - G) / F.
+
     `doubtful` marks those whose ends another computation of the map may see elsewhere. Keys are integers in
     the order of the numbers.
     """
@@ -75,17 +74,18 @@ class Predecessors:
     first: Int64
     count: Int64
     doubtful: NDArray[np.bool_]
-    _centre: Float64
-    _dtype: str
 
     @classmethod
-    def of(cls, y: Bits, maps: Maps, dtype: str, arithmetic: str) -> Predecessors:
+    def of(
+        cls, y: Bits, maps: Maps, dtype: str, arithmetic: str, draws: NDArray[np.uint32] | None = None
+    ) -> Predecessors:
         """
         Args:
             y: (k,), as stored: uint16 for bfloat16.
             maps: those that made them.
             dtype: of y and of what is looked for: "bfloat16", "float16" or "float32".
             arithmetic: "float32" or "float64", in which the merge was computed.
+            draws: (k,), where the merge rounded by chance (`stochastic`).
         """
         keys = keys_of(y, dtype)
         with np.errstate(all="ignore"):
@@ -93,64 +93,117 @@ class Predecessors:
             below, above = values_of(keys - 1, dtype), values_of(keys + 1, dtype)
             below = np.where(np.isfinite(below), below, 2.0 * value - above)
             above = np.where(np.isfinite(above), above, 2.0 * value - below)
-            ends = [((edge + value) / 2.0 - maps.shift) / maps.scale for edge in (below, above)]
+            down, up = _shares(keys, draws)
+            ends = [
+                (value - down * (value - below) - maps.shift) / maps.scale,
+                (value + up * (above - value) - maps.shift) / maps.scale,
+            ]
             low, high = np.minimum(*ends), np.maximum(*ends)
             magnitude, over = np.abs(value) + np.abs(maps.shift), 1.0 / np.abs(maps.scale)
             room = (2.0 * _UNIT[arithmetic]) * magnitude * over
-            doubt = 2.0**-50 * (magnitude + (maps.terms + 4) * maps.size) * over
+            doubt = _DOUBT * (magnitude + (maps.terms + 4) * maps.size) * over
             low, high = low - room, high + room
             first, least = _ceiling(low - doubt, dtype)
             last, most = _floor(high + doubt, dtype)
             # The same numbers begin and end the interval by another computation if no doubt reaches them.
             clear = (least >= low + doubt) & (most <= high - doubt) & np.isfinite(low) & np.isfinite(high)
-            centre = (value - maps.shift) / maps.scale
-        return cls(first, np.maximum(last - first + 1, 0), ~clear, centre, dtype)
+            count = np.maximum(last - first + 1, 0)
+            none = count == 0
+            if none.any():
+                centre = (value[none] - maps.shift[none]) / maps.scale[none]
+                first[none] = keys_of(_rounded(centre, dtype), dtype)
+        return cls(first, count, ~clear)
+
+    def part(self, part: slice) -> Predecessors:
+        """Some of the elements."""
+        return Predecessors(self.first[part], self.count[part], self.doubtful[part])
 
     def keys(self, indices: Int64) -> Int64:
-        """The numbers' keys, given their places among those possible where there are several.
+        """The numbers' keys, given their places among those possible where there are several."""
+        return self.first + np.where(self.count > 1, indices, 0)
 
-        Where none is possible it is the number nearest to (y - G) / F.
-        """
-        keys = self.first + np.where(self.count > 1, indices, 0)
-        none = self.count == 0
-        if none.any():
-            with np.errstate(all="ignore"):
-                keys[none] = keys_of(_rounded(self._centre[none], self._dtype), self._dtype)
-        return keys
+
+def _shares(keys: Int64, draws: NDArray[np.uint32] | None) -> tuple[Float64 | float, Float64 | float]:
+    """How far the sums that become a number reach, as shares of the distances to its two neighbours.
+
+    Half of the way to either by rounding to nearest. By chance a sum goes away from zero if its fraction and
+    the draw make 1: such sums reach as far towards zero as the draw says, and as far away as is left of 1.
+    """
+    if draws is None:
+        return 0.5, 0.5
+    inwards = draws / DRAWN
+    outwards = 1.0 - inwards
+    return np.where(keys > 0, inwards, outwards), np.where(keys < 0, inwards, outwards)
 
 
 def settled(
-    distance: NDArray[Any], least_gap: NDArray[Any], half: NDArray[Any], error: NDArray[Any] | float
+    distance: NDArray[Any], least_gap: NDArray[Any], half: NDArray[Any], error: NDArray[Any]
 ) -> NDArray[np.bool_]:
     """Where only w can have become y, and is the nearest to c = (y - G) / F, by a wide margin.
 
     Args:
-        distance: |c - w|; least_gap: of w to the nearer of its neighbours; half: the larger half of y's gaps
-            over |F|; error: bound on what distance and half may be off, with what the interval is widened by.
+        distance: |c - w|; least_gap: of w to the nearer of its neighbours, which is overwritten; half: the
+            larger half of y's gaps over |F|; error: bound on what distance and half may be off, with what
+            the interval is widened by.
     """
-    result: NDArray[np.bool_] = distance < np.minimum(0.5 * least_gap, least_gap - half) - error
+    room = least_gap - half
+    least_gap *= 0.5
+    np.minimum(room, least_gap, out=room)
+    np.minimum(room, half, out=room)  # so that w itself is among them
+    room -= error
+    result: NDArray[np.bool_] = distance < room
     return result
 
 
-def error_bound(y: NDArray[Any], size: NDArray[Any] | float, terms: int, arithmetic: str) -> NDArray[Any]:
-    """What `settled` has to be given for products and sums made in an arithmetic: generous."""
-    unit = _UNIT[arithmetic]
-    result: NDArray[Any] = (_SLACK * unit) * np.abs(y) + ((terms + _SLACK) * unit) * size
-    return result
+@dataclass(frozen=True)
+class Doubt:
+    """Bounds on what sums made in an arithmetic may be off: `of_y` units of |y|, `of_size` of what G is a sum
+    of, those of the merge included."""
+
+    of_y: float
+    of_size: float
+
+    @classmethod
+    def of(cls, steps: int, terms: int, arithmetic: str) -> Doubt:
+        """Of so many steps, which add or scale, and of so many terms in all of them.
+
+        Each step rounds once; a sum of n terms is off by n units of their absolute values at most. The slack
+        is for the two roundings more that the interval is widened by, and those of finding it. And what
+        `Predecessors` doubts is in it, so that it sees the same where nothing is doubtful here.
+        """
+        unit = _UNIT[arithmetic]
+        return cls((steps + _SLACK) * unit + _DOUBT, (terms + _SLACK) * unit + (terms + 4) * _DOUBT)
+
+    def bound(self, half: NDArray[Any], size: NDArray[Any], dtype: str) -> NDArray[Any]:
+        """What `settled` and `bracketed` have to be given.
+
+        Args:
+            half: of y's larger gap: no number is larger than 2**digits of its gaps.
+            size: no less than the absolute values that G is a sum of; may be broadcast.
+        """
+        result: NDArray[Any] = half * half.dtype.type(self.of_y * 2.0 ** (_DIGITS[dtype] + 1))
+        result += (self.of_size * size).astype(half.dtype)
+        return result
 
 
 def keys_of(bits: Bits, dtype: str) -> Int64:
     """Integers in the order of the numbers; both zeros have the key 0."""
-    integers = bits.view(f"uint{_ITEM_BITS[dtype]}").astype(np.int64)
-    sign = np.int64(1) << np.int64(_ITEM_BITS[dtype] - 1)
-    return np.where(integers & sign, -(integers & (sign - 1)), integers)
+    last = _ITEM_BITS[dtype] - 1
+    integers = bits.view(f"uint{_ITEM_BITS[dtype]}")
+    negative = (integers >> last).astype(np.int64)
+    keys = (integers & ((1 << last) - 1)).astype(np.int64)
+    keys ^= -negative  # the complement of a magnitude, plus 1: its negative
+    keys += negative
+    return keys
 
 
 def bits_of(keys: Int64, dtype: str) -> Bits:
     """The numbers with these keys, as stored (uint16 for bfloat16); zero is the positive one."""
     sign = np.int64(1) << np.int64(_ITEM_BITS[dtype] - 1)
-    integers = np.where(keys < 0, sign | -keys, keys).astype(f"uint{_ITEM_BITS[dtype]}")
-    return integers if dtype == "bfloat16" else integers.view(dtype)
+    integers = np.abs(keys)
+    integers |= (keys < 0) * sign
+    bits = integers.astype(f"uint{_ITEM_BITS[dtype]}")
+    return bits if dtype == "bfloat16" else bits.view(dtype)
 
 
 def values_of(keys: Int64, dtype: str) -> Float64:
@@ -179,28 +232,3 @@ def _floor(values: Float64, dtype: str) -> tuple[Int64, Float64]:
     keys = keys_of(_rounded(values, dtype), dtype)
     keys -= values_of(keys, dtype) > values
     return keys, values_of(keys, dtype)
-
-
-def widths(counts: Int64) -> Int64:
-    """Bits that an index below each count takes: ceil(log2 count), none for a count of 0 or 1."""
-    return np.frexp(np.maximum(counts - 1, 0).astype(np.float64))[1].astype(np.int64)
-
-
-def pack(indices: Int64, width: Int64) -> NDArray[np.uint8]:
-    """Bits (0 or 1, one a byte) of the indices, each in so many, the highest first."""
-    total = int(width.sum())
-    ends = np.cumsum(width)
-    place = np.repeat(ends, width) - 1 - np.arange(total)
-    return ((np.repeat(indices, width) >> place) & 1).astype(np.uint8)
-
-
-def unpack(bits: NDArray[np.uint8], width: Int64) -> Int64:
-    """The indices that `pack` made these bits of."""
-    ends = np.cumsum(width)
-    total = int(width.sum())
-    if len(bits) != total:
-        raise ValueError(f"{len(bits)} bits where {total} are needed")
-    place = np.repeat(ends, width) - 1 - np.arange(total)
-    sums = np.concatenate([[0], np.cumsum(bits.astype(np.int64) << place)])
-    found: Int64 = sums[ends] - sums[ends - width]
-    return found

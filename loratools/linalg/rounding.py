@@ -56,8 +56,8 @@ def float32_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     carried += bits
     carried >>= np.uint32(16)
     rounded = carried.astype(np.uint16)
-    nan = np.isnan(values)
-    if nan.any():
+    if np.isnan(values.min(initial=0.0)):  # one pass and no array, where there are none
+        nan = np.isnan(values)
         quiet = (bits >> np.uint32(16)) | np.uint32(0x0040)
         rounded = np.where(nan, quiet.astype(np.uint16), rounded)
     return rounded

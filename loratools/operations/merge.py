@@ -11,6 +11,7 @@ from loratools.checkpoints.target import named_target
 from loratools.engine.local import LocalEngine
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
+from loratools.operations.fidelity import fidelity_warnings
 from loratools.operations.merge_coverage import settled_coverage
 from loratools.operations.merge_inputs import open_inputs
 from loratools.operations.merge_options import MergeOptions
@@ -37,6 +38,8 @@ def merge(
     allow_unmatched: bool = False,
     allow_other_base: bool = False,
     undo: bool = False,
+    rounding: str = "nearest",
+    seed: int = 0,
     workers: int | None = None,
     force: bool = False,
     resume: bool = False,
@@ -46,7 +49,8 @@ def merge(
     """Merges adapters into the weights of their base, in the order given, and writes a checkpoint.
 
     Sums over all adapters are computed in float32 where the weights have 16 bits, else in float64, and
-    rounded once, to nearest even, into the dtype that is written.
+    rounded once, by default to nearest even, into the dtype that is written. The report says how much of
+    each update the rounding took (`rounding_error`), and warns where that is most of it.
 
     Args:
         base: the checkpoint; None for the one that the adapters' configs name.
@@ -61,6 +65,9 @@ def merge(
         allow_other_base: go on where an adapter's hashes say that it was made for another base.
         undo: keep, in `loratools-undo/` inside of the output, what `unmerge` needs to give the base back bit
             by bit, without the adapters.
+        rounding: `nearest`, or `stochastic`: up or down by chance, so that an element is right on average.
+            What is written then depends on the seed, the tensor's name and the element's place in it alone.
+        seed: of that chance; from 0 on.
         workers: threads; one a processor by default. They do not change what is written.
         force: replace an output that exists.
         resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
@@ -82,6 +89,8 @@ def merge(
         allow_other_base=allow_other_base,
         force=force,
         undo=undo,
+        rounding=rounding,
+        seed=seed,
     )
     engine = LocalEngine(workers, progress)
     with PeakMemory() as memory:
@@ -126,7 +135,12 @@ def run_merge(
         version=__version__,
         output=plan.output,
         coverage=settled_coverage(plan.coverage, "base", done.figures),
-        warnings=(*plan.warnings, *check.warnings(), *done.warnings),
+        warnings=(
+            *plan.warnings,
+            *check.warnings(),
+            *fidelity_warnings(plan.tensors, done.figures, plan.asked.rounding),
+            *done.warnings,
+        ),
         seconds=time.perf_counter() - start,
         peak_bytes=memory.peak_bytes,
         modules=tuple(
@@ -150,4 +164,5 @@ def _module(tensor: Outgoing, figures: TensorFigures) -> MergedModule:
         scaling=scaling(tensor.updates),
         norm=figures.norm,
         changed=figures.changed / tensor.elements if tensor.elements else 0.0,
+        rounding_error=figures.rounding_error,
     )

@@ -15,13 +15,14 @@ from loratools.operations.precision import (
     Stored,
     Wide,
     arithmetic_dtype,
-    differing,
     rounded,
     widened,
 )
 from loratools.operations.streaming import PART_BYTES, Rows, Source, Target, TensorFigures, blocks, parts
+from loratools.operations.tally import Rounded, Tally
 
 if TYPE_CHECKING:
+    from loratools.linalg.stochastic import Draws
     from loratools.operations.undo.recorder import Kept, Recorder
 
 
@@ -38,6 +39,8 @@ class MergeJob:
     updates: tuple[Update, ...] = ()
     keep: str | None = None
     """Where, below the output's folder, to put what an undo record needs of the tensor."""
+    draws: Draws | None = None
+    """Those of rounding by chance; None rounds to nearest."""
 
     @property
     def name(self) -> str:
@@ -81,29 +84,52 @@ class MergeJob:
             update.prepare(rows.reader(foundation(self.updates[:place])), self.target)
         before = self.target.dtype if source is None else source.spec.dtype
         rounding = Rounding(self.name, before, self.target.dtype)
-        tally = _Tally(before, self.target.dtype, measure=not _norm_is_known(self.updates))
+        tally = Tally(self.updates, before, self.target)
         recorder = self._recorder()
         for first, count in blocks(self.target):
             original, block = rows.next(first, count)
             with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is counted below
                 block = self._applied(block, first, recorder)
             for part in parts(block):
-                result = rounding.round(block[part], original[part])
+                drawn = self._drawn(block[part], first + part.start)
+                result = rounding.round(block[part], original[part], drawn)
                 target.write(np.ascontiguousarray(result).data)
-                tally.add(original[part], block[part], result)
+                known = self._in_target_dtype(original[part], before, drawn)
+                tally.count(known, result)
+                if not self.updates:
+                    continue
+                step = Rounded(original[part], block[part], result, first + part.start, drawn)
+                error = step.error(self.target.dtype)
+                tally.add(step, error, largest=rounding.largest)
                 if recorder is not None:
-                    recorder.add(original[part], block[part], result, first + part.start)
+                    recorder.add(step, error)
         rounding.refuse_overflow()
         return TensorFigures(
             self.name,
             source_root=None if source is None else source.root(),
             root=target.root(),
             changed=tally.changed,
-            norm=self._norm(tally),
+            norm=tally.norm,
+            rounding_error=tally.rounding_error,
             nonfinite=rounding.nonfinite,
             source_name=None if self.source is None else self.source.name,
             undo=self._kept(recorder, workspace),
         )
+
+    def _drawn(self, rows: Wide, first: int) -> Stored | None:
+        """The draws of some rows; None where rounding is to nearest."""
+        if self.draws is None:
+            return None
+        place = first * (self.target.elements // max(1, self.target.rows))
+        drawn: Stored = self.draws.at(place, rows.size).reshape(rows.shape)
+        return drawn
+
+    def _in_target_dtype(self, original: Stored, dtype: str, drawn: Stored | None) -> Stored:
+        """The base's rows as they would be written if nothing were added."""
+        if dtype == self.target.dtype:
+            return original
+        drawn = None if drawn is None else drawn[: len(original)]
+        return rounded(widened(original, dtype, self.arithmetic), self.target.dtype, drawn)
 
     def _applied(self, block: Wide, first: int, recorder: Recorder | None) -> Wide:
         if recorder is not None:
@@ -129,35 +155,3 @@ class MergeJob:
         if recorder is not None:
             return recorder.finish(workspace / self.keep, self.keep)
         return keep_whole(self.source, workspace / self.keep, self.keep)
-
-    def _norm(self, tally: _Tally) -> float | None:
-        if not self.updates:
-            return None
-        return math.sqrt(tally.squares) if tally.measure else self.updates[0].norm()
-
-
-def _norm_is_known(updates: tuple[Update, ...]) -> bool:
-    return not updates or (len(updates) == 1 and updates[0].subtractable)
-
-
-@dataclass
-class _Tally:
-    """What changed, summed over blocks of a tensor from one dtype to another."""
-
-    source_dtype: str
-    dtype: str
-    measure: bool
-    changed: int = 0
-    squares: float = 0.0
-
-    def add(self, original: Stored, after: Wide, result: Stored) -> None:
-        """One block: the base's rows as stored, all rows afterwards in wide arithmetic, and rounded."""
-        known = result[: len(original)]
-        reference = original
-        if self.source_dtype != self.dtype:
-            reference = rounded(widened(original, self.source_dtype, str(after.dtype)), self.dtype)
-        self.changed += result.size - known.size + differing(known, reference)
-        if self.measure:
-            added = after.astype("float64")
-            added[: len(original)] -= widened(original, self.source_dtype, "float64")
-            self.squares += float((added * added).sum())

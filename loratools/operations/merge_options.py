@@ -20,6 +20,14 @@ class OutputDtype(str, Enum):
     FLOAT16 = "float16"
 
 
+class RoundingMode(str, Enum):
+    """Which of the two numbers of the output's dtype beside a sum is written: the nearest, or either by
+    chance, so that the mean is the sum."""
+
+    NEAREST = "nearest"
+    STOCHASTIC = "stochastic"
+
+
 @dataclass(frozen=True)
 class ShardSize:
     """The most bytes of tensors in a shard; None keeps the shards as the base has them."""
@@ -52,6 +60,13 @@ class MergeOptions:
     allow_other_base: bool
     force: bool
     undo: bool = False
+    rounding: RoundingMode = RoundingMode.NEAREST
+    seed: int = 0
+
+    @property
+    def drawing_seed(self) -> int | None:
+        """The seed of rounding by chance; None where it is to nearest."""
+        return self.seed if self.rounding is RoundingMode.STOCHASTIC else None
 
     @classmethod
     def parse(
@@ -64,8 +79,12 @@ class MergeOptions:
         allow_other_base: bool,
         force: bool,
         undo: bool = False,
+        rounding: str = "nearest",
+        seed: int = 0,
     ) -> MergeOptions:
-        """The options that the words name. Raises UsageError where a word is unknown."""
+        """The options that the words name. Raises UsageError where a word is unknown or the seed negative."""
+        if seed < 0:
+            raise UsageError(f"a seed of {seed} is negative", hint="use 0 or more")
         return cls(
             dtype=choice(OutputDtype, dtype, "dtype"),
             shard_size=ShardSize.parse(shard_size),
@@ -74,4 +93,6 @@ class MergeOptions:
             allow_other_base=allow_other_base,
             force=force,
             undo=undo,
+            rounding=choice(RoundingMode, rounding, "rounding"),
+            seed=seed,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loratools import __version__
 from loratools.adapters.bind import bind
@@ -25,6 +26,7 @@ from loratools.operations.other_base import name_warnings, no_common_tensor
 from loratools.operations.rewrite_layout import Outgoing, shards_as_they_are, shards_by_size
 from loratools.operations.rewrite_plan import Draft, RewritePlan, TensorJob, files_beside, wants_one_file
 from loratools.operations.rewrite_record import changed_rows, input_record, widest, widest_roots
+from loratools.operations.seeds import draws_of
 from loratools.operations.sidefiles import SideFiles, with_tokenizer
 from loratools.operations.streaming import TensorFigures
 from loratools.operations.undo.parts import part_of
@@ -72,7 +74,10 @@ def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions, 
             if one_file and output is not None
             else _in_shards(base, tensors, options.shard_size.bytes)
         ),
-        change=_Jobs({tensor.name: part_of(n) for n, tensor in enumerate(tensors)} if options.undo else {}),
+        change=_Jobs(
+            {tensor.name: part_of(n) for n, tensor in enumerate(tensors)} if options.undo else {},
+            options.drawing_seed,
+        ),
         record=merge_record(inputs, options, tensors, widest(tensors), *_widest_roots(inputs)),
         side=side,
         coverage=planned_coverage(inputs, binding, tensors, role="base", verb="merged"),
@@ -133,11 +138,19 @@ def merge_record(
             "tied": options.tied.value,
             "weights": [one.weight for one in inputs.adapters],
             **({"undo": True} if options.undo else {}),
+            **_rounding_record(options),
         },
         inputs=(input_record("base", inputs.checkpoint, base_roots), *adapters),
         tensors={name: figures[name].root for name in sorted(figures)},
         modules=changed_rows(tensors, figures),
     )
+
+
+def _rounding_record(options: MergeOptions) -> dict[str, Any]:
+    """Rounding by chance; to nearest is what a record that does not speak of it means."""
+    if options.drawing_seed is None:
+        return {}
+    return {"rounding": options.rounding.value, "seed": options.drawing_seed}
 
 
 def said(inputs: MergeInputs, binding: Binding) -> list[str]:
@@ -154,12 +167,18 @@ def said(inputs: MergeInputs, binding: Binding) -> list[str]:
 
 @dataclass(frozen=True)
 class _Jobs:
-    """Makes the jobs of tensors; `parts` says where each leaves what an undo record keeps."""
+    """Makes the jobs of tensors.
+
+    `parts` says where each leaves what an undo record keeps; `seed` is that of rounding by chance, None
+    rounds to nearest.
+    """
 
     parts: Mapping[str, str]
+    seed: int | None
 
     def __call__(self, tensor: Outgoing, place: TensorSpec) -> TensorJob:
-        return MergeJob(tensor.source, place, tensor.updates, self.parts.get(tensor.name))
+        draws = None if self.seed is None else draws_of(self.seed, tensor.name)
+        return MergeJob(tensor.source, place, tensor.updates, self.parts.get(tensor.name), draws)
 
 
 def _in_shards(base: Checkpoint, tensors: list[Outgoing], limit: int | None) -> dict[str, list[Outgoing]]:

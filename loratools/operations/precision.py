@@ -5,7 +5,7 @@ Stored values are numpy arrays; those of bfloat16, which numpy does not have, ar
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from loratools.checkpoints.spec import RawTensor
 from loratools.errors import LoratoolsError
@@ -25,13 +25,33 @@ _LARGEST = {
     "bfloat16": 3.3895313892515355e38,
     "float16": 65504.0,
 }
-_UNITS = {
-    "float64": (2.0**-1022, 2.0**-52),
-    "float32": (2.0**-126, 2.0**-23),
-    "bfloat16": (2.0**-126, 2.0**-7),
-    "float16": (2.0**-14, 2.0**-10),
+
+
+class _Layout(NamedTuple):
+    """Where the parts of a stored number are: masks of the exponent and of all but the sign; and the bits of
+    the least normal number, and the unit in the last place of 1."""
+
+    exponent: int
+    magnitude: int
+    least_normal: int
+    epsilon: float
+
+    @classmethod
+    def of(cls, exponent_bits: int, fraction_bits: int) -> _Layout:
+        return cls(
+            exponent=((1 << exponent_bits) - 1) << fraction_bits,
+            magnitude=(1 << (exponent_bits + fraction_bits)) - 1,
+            least_normal=1 << fraction_bits,
+            epsilon=2.0**-fraction_bits,
+        )
+
+
+_LAYOUT = {
+    "float64": _Layout.of(11, 52),
+    "float32": _Layout.of(8, 23),
+    "bfloat16": _Layout.of(8, 7),
+    "float16": _Layout.of(5, 10),
 }
-"""The least normal number of each dtype, and the unit in the last place of 1."""
 
 
 def arithmetic_dtype(*dtypes: str) -> str:
@@ -59,12 +79,19 @@ def widened(values: Stored, dtype: str, arithmetic: str) -> Wide:
         return values.astype(arithmetic)
 
 
-def rounded(wide: Wide, dtype: str) -> Stored:
-    """`wide` (float32 or float64) in `dtype`, rounded once to nearest even; too large becomes infinite."""
+def rounded(wide: Wide, dtype: str, draws: Stored | None = None) -> Stored:
+    """`wide` (float32 or float64) in `dtype`, rounded once; too large becomes infinite.
+
+    To nearest even, or where `draws` are given, one for each element, to either neighbour by chance.
+    """
     import numpy as np
 
     from loratools.linalg import rounding
 
+    if draws is not None and str(wide.dtype) != dtype:
+        from loratools.linalg.stochastic import stochastic
+
+        return stochastic(wide, draws, dtype)
     conversion = (str(wide.dtype), dtype)
     if conversion == ("float32", "bfloat16"):
         return rounding.float32_to_bfloat16(wide.astype(np.float32, copy=False))
@@ -77,7 +104,10 @@ def rounded(wide: Wide, dtype: str) -> Stored:
 
 
 class Rounding:
-    """Rounds the blocks of one tensor into its dtype and looks out for values that do not fit into it."""
+    """Rounds the blocks of one tensor into its dtype and looks out for values that do not fit into it.
+
+    `largest` is the largest magnitude in the block that was rounded last, NaN if it holds one.
+    """
 
     def __init__(self, name: str, source_dtype: str, dtype: str) -> None:
         self.name = name
@@ -85,20 +115,21 @@ class Rounding:
         self.overflown = 0
         self.nonfinite = 0
         self._source_dtype = source_dtype
-        self._largest = _LARGEST[dtype]
+        self._limit = _LARGEST[dtype]
+        self.largest = 0.0
 
-    def round(self, wide: Wide, original: Stored) -> Stored:
-        """`wide` in the output's dtype, rounded once to nearest even.
+    def round(self, wide: Wide, original: Stored, draws: Stored | None = None) -> Stored:
+        """`wide` in the output's dtype, rounded once: to nearest even, or by chance where `draws` are given.
 
         Elements that are not finite are counted: as `nonfinite` where `original`, the same rows of the input
         as stored, was not finite either, else (and in rows beyond those of `original`) as `overflown`.
         """
         import numpy as np
 
-        result = rounded(wide, self.dtype)
+        result = rounded(wide, self.dtype, draws)
         with np.errstate(invalid="ignore"):
-            fits = not wide.size or (-self._largest <= wide.min() and wide.max() <= self._largest)
-        if not fits:
+            self.largest = float(np.maximum(-wide.min(), wide.max())) if wide.size else 0.0
+        if not self.largest <= self._limit:
             self._count(result, original)
         return result
 
@@ -136,36 +167,64 @@ def largest_gap(values: Stored, dtype: str) -> Wide:
 
     In float32, of which it is an exact number, or float64 for float64; infinite for what is not finite.
     """
-    return _unit(_magnitudes(values, dtype), dtype)
+    return _unit(_integers(values), dtype)
 
 
 def least_gap(values: Stored, dtype: str) -> Wide:
     """Distance of each number to the nearer of its neighbours: half of the largest at powers of two."""
     import numpy as np
 
-    bits = _magnitudes(values, dtype)
+    bits = _integers(values) & _LAYOUT[dtype].magnitude
     np.maximum(bits, 1, out=bits)
     bits -= 1  # a power of two goes into the binade below, and nothing else does
     return _unit(bits, dtype)
 
 
-def _magnitudes(values: Stored, dtype: str) -> Stored:
-    """The bits of the absolute values, in float32 or float64, as unsigned integers."""
+def shift_of_middle(y: Stored, dtype: str, draws: Stored) -> Wide:
+    """How far the middle of the sums that become y by chance lies from y.
+
+    They reach towards zero by the draw's share of a gap, and away from it by the rest. (Where the gap towards
+    zero is the smaller one, they reach less far; of zeros, this says nothing.)
+    """
     import numpy as np
 
-    wide = widened(values, dtype, "float64" if dtype == "float64" else "float32")
-    np.abs(wide, out=wide)
-    return wide.view(f"uint{8 * wide.dtype.itemsize}")
+    from loratools.linalg.stochastic import DRAWN
+
+    share = draws.astype(arithmetic_dtype(dtype))
+    share *= -1.0 / DRAWN
+    share += 0.5
+    with np.errstate(invalid="ignore"):
+        share *= largest_gap(y, dtype)
+        np.negative(share, where=_is_negative(y), out=share)
+    return share
+
+
+def is_zero(values: Stored) -> Any:
+    """Which numbers are zeros, of either sign."""
+    return (_integers(values) & _magnitude(values)) == 0
+
+
+def _is_negative(values: Stored) -> Any:
+    return _integers(values) > _magnitude(values)
+
+
+def _magnitude(values: Stored) -> int:
+    """All bits of a stored number but the sign's."""
+    return (1 << (8 * values.dtype.itemsize - 1)) - 1
+
+
+def _integers(values: Stored) -> Stored:
+    return values.view(f"uint{8 * values.dtype.itemsize}")
 
 
 def _unit(bits: Stored, dtype: str) -> Wide:
-    """The unit in the last place of `dtype`, from the exponents of such magnitudes, which are overwritten."""
+    """The unit in the last place of numbers with such exponents; in few bytes as long as that goes."""
     import numpy as np
 
-    holder = np.dtype(f"float{8 * bits.dtype.itemsize}").type
-    bits &= holder("inf").view(bits.dtype)
-    least_normal, epsilon = _UNITS[dtype]
-    unit: Wide = bits.view(holder)
-    np.maximum(unit, holder(least_normal), out=unit)
-    unit *= epsilon
+    layout = _LAYOUT[dtype]
+    exponents = bits & layout.exponent
+    np.maximum(exponents, layout.least_normal, out=exponents)
+    powers = exponents if dtype == "bfloat16" else exponents.view(dtype)
+    unit = widened(powers, dtype, "float64" if dtype == "float64" else "float32")
+    unit *= layout.epsilon
     return unit

@@ -84,6 +84,7 @@ def changed_rows(
             "scaling": scaling(tensor.updates),
             "norm": figures[tensor.name].norm,
             "changed": figures[tensor.name].changed,
+            "rounding_error": figures[tensor.name].rounding_error,
         }
         for tensor in sorted(tensors, key=lambda tensor: tensor.name)
         if tensor.updates or tensor.source is None or tensor.source.name != tensor.name
@@ -111,7 +112,9 @@ def scaling(updates: Iterable[Update]) -> float | None:
 def widest(tensors: Iterable[Outgoing]) -> dict[str, TensorFigures]:
     """Figures that take as many characters as any can."""
     return {
-        tensor.name: TensorFigures(tensor.name, _WIDEST_ROOT, _WIDEST_ROOT, _WIDEST_COUNT, _WIDEST_FLOAT)
+        tensor.name: TensorFigures(
+            tensor.name, _WIDEST_ROOT, _WIDEST_ROOT, _WIDEST_COUNT, _WIDEST_FLOAT, _WIDEST_FLOAT
+        )
         for tensor in tensors
     }
 

@@ -190,10 +190,11 @@ class TensorFigures:
 
     `source_root` is the hash of the input's tensor, None where there was none; `root` that of what was
     written; `changed` counts the elements that differ, bit by bit, from the input in the output's dtype;
-    `norm` is the Frobenius norm of what was added. `nonfinite` counts elements that were NaN or infinite in
-    the input already. `off` counts the elements that unmerging may not have restored, `largest_difference`
-    bounds by how much; `foreign` counts those that no merge of these adapters can have made. `source_name`
-    is what the input calls the tensor, `undo` what was kept of it for an undo record.
+    `norm` is the Frobenius norm of what was added, `rounding_error` that of what rounding made of it, over
+    it. `nonfinite` counts elements that were NaN or infinite in the input already. `off` counts the elements
+    that unmerging may not have restored, `largest_difference` bounds by how much; `foreign` counts those that
+    no merge of these adapters can have made. `source_name` is what the input calls the tensor, `undo` what
+    was kept of it for an undo record.
     """
 
     name: str
@@ -201,6 +202,7 @@ class TensorFigures:
     root: str
     changed: int = 0
     norm: float | None = None
+    rounding_error: float | None = None
     nonfinite: int = 0
     off: int | None = None
     largest_difference: float | None = None

@@ -3,6 +3,9 @@
 A merge computed W' = round(W + U + e) with |e| <= (r + 2) eps (|W| + |s||B||A|), so that W lies within half
 a unit in the last place of W', plus |e|, of c = W' - U. Where that interval holds one number of the dtype, it
 is W. Where it holds several, W is one of them, and the nearest to c is written.
+
+A merge that rounded by chance is known by its draws: what became W' lies no farther from a point beside it,
+and c is that point less U.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loratools.adapters.bias import Bias
 from loratools.adapters.lowrank import LowRank
@@ -25,13 +29,18 @@ from loratools.operations.precision import (
     Wide,
     arithmetic_dtype,
     differing,
+    is_zero,
     largest_gap,
     least_gap,
     rounded,
+    shift_of_middle,
     stored,
     widened,
 )
 from loratools.operations.streaming import PART_BYTES, Rows, Source, Target, TensorFigures, blocks, parts
+
+if TYPE_CHECKING:
+    from loratools.linalg.stochastic import Draws
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class SubtractJob:
     source: TensorSpec
     target: TensorSpec
     updates: tuple[Update, ...]
+    draws: Draws | None = None
+    """Those by which the merge rounded; None where it rounded to nearest."""
 
     @property
     def name(self) -> str:
@@ -69,12 +80,13 @@ class SubtractJob:
         import numpy as np
 
         rounding = Rounding(self.name, self.target.dtype, self.target.dtype)
-        doubt = _Doubt(self.target.dtype, self.updates)
+        doubt = _Doubt(self.target.dtype, self.updates, by_chance=self.draws is not None)
         changed = 0
         with Source(self.source) as source, Target(self.target, workspace) as target:
             rows = Rows(source, self.target, arithmetic_dtype(self.target.dtype))
             for first, count in blocks(self.target):
                 merged, centre = _taken_off(rows, self.updates, first, count)
+                self._to_middle(merged, centre, first)
                 for part in parts(centre):
                     restored = rounding.round(centre[part], merged[part])
                     target.write(np.ascontiguousarray(restored).data)
@@ -92,6 +104,18 @@ class SubtractJob:
                 largest_difference=doubt.largest,
                 foreign=doubt.foreign,
             )
+
+    def _to_middle(self, merged: Stored, centre: Wide, first: int) -> None:
+        """Moves c from W' to the middle of what the draws made W' of; zeros are in the middle themselves."""
+        if self.draws is None:
+            return
+        import numpy as np
+
+        place = first * (self.target.elements // max(1, self.target.rows))
+        drawn = self.draws.at(place, merged.size).reshape(merged.shape)
+        with np.errstate(invalid="ignore"):
+            shift = shift_of_middle(merged, self.target.dtype, drawn)
+            centre += np.where(is_zero(merged), 0.0, shift).astype(centre.dtype)
 
 
 def may_have_been(value: TensorSpec, merged: TensorSpec, updates: tuple[Update, ...]) -> bool:
@@ -130,8 +154,10 @@ def _taken_off(rows: Rows, updates: tuple[Update, ...], first: int, count: int) 
 class _Doubt:
     """Counts elements whose interval holds another number than the one restored, or not even that."""
 
-    def __init__(self, dtype: str, updates: tuple[Update, ...]) -> None:
+    def __init__(self, dtype: str, updates: tuple[Update, ...], *, by_chance: bool = False) -> None:
         import numpy as np
+
+        self._by_chance = by_chance
 
         self.off = 0
         self.foreign = 0
@@ -150,6 +176,8 @@ class _Doubt:
         with np.errstate(over="ignore", invalid="ignore"):
             reach = np.abs(centre)
             half = largest_gap(merged, self._dtype) / 2
+            if self._by_chance:  # what became zero lies up to a gap away on either side
+                half[is_zero(merged)] *= 2
             reach += half
             for bound in self._magnitudes:
                 reach += bound(first, len(centre))

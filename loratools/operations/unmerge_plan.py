@@ -27,6 +27,7 @@ from loratools.operations.rewrite_record import (
     widest,
     widest_roots,
 )
+from loratools.operations.seeds import draws_of
 from loratools.operations.streaming import TensorFigures
 from loratools.operations.subtract import SubtractJob
 from loratools.operations.unmerge_record import MergeRecord, adapter_fingerprints
@@ -91,7 +92,7 @@ def plan_unmerge(
             if one_file and output is not None
             else shards_as_they_are(inputs.checkpoint, tensors)
         ),
-        change=_subtract_job,
+        change=_Jobs(record.seed),
         record=widest_record,
         side=files_beside(inputs.checkpoint, output, one_file=one_file),
         coverage=planned_coverage(inputs, binding, tensors, role="merged", verb="subtracted"),
@@ -155,7 +156,14 @@ _WHAT = {
 }
 
 
-def _subtract_job(tensor: Outgoing, place: TensorSpec) -> TensorJob:
-    if tensor.source is None:
-        raise ValueError(f"{tensor.name} starts from nothing")
-    return SubtractJob(tensor.source, place, tensor.updates)
+@dataclass(frozen=True)
+class _Jobs:
+    """Makes the jobs of tensors; `seed` is that of a merge that rounded by chance."""
+
+    seed: int | None
+
+    def __call__(self, tensor: Outgoing, place: TensorSpec) -> TensorJob:
+        if tensor.source is None:
+            raise ValueError(f"{tensor.name} starts from nothing")
+        draws = None if self.seed is None else draws_of(self.seed, tensor.name)
+        return SubtractJob(tensor.source, place, tensor.updates, draws)

@@ -42,6 +42,13 @@ class MergeRecord:
         return {} if self.provenance is None else self.provenance.tensors
 
     @property
+    def seed(self) -> int | None:
+        """Of rounding by chance; None where the merge rounded to nearest, or nothing tells."""
+        options = {} if self.provenance is None else self.provenance.options
+        seed = options.get("seed")
+        return seed if options.get("rounding") == "stochastic" and type(seed) is int else None
+
+    @property
     def adapters(self) -> list[tuple[InputRecord, float]]:
         """The adapters that were merged, with their weights."""
         if self.provenance is None:

@@ -106,6 +106,10 @@ def _off(exact: bool | float | None) -> str:
     return "none" if exact is True else words.share(float(exact))
 
 
+def _rounding_error(row: MergedModule) -> float | None:
+    return row.rounding_error
+
+
 _MERGED: Look[MergedModule] = Look(
     noun="tensors",
     each=(
@@ -116,6 +120,7 @@ _MERGED: Look[MergedModule] = Look(
         Column("scaling", lambda row: words.number(row.scaling)),
         Column("norm", lambda row: words.number(row.norm)),
         Column("changed", lambda row: words.share(row.changed)),
+        Column("rounding error", lambda row: words.number(row.rounding_error, 2)),
     ),
     more=(),
     family=(
@@ -123,6 +128,7 @@ _MERGED: Look[MergedModule] = Look(
         Column("count", lambda family: str(len(family.rows))),
         Column("kind", lambda family: ", ".join(sorted({row.kind for row in family.rows}))),
         Column("changed at most", lambda family: words.share(family.worst(lambda row: row.changed))),
+        Column("rounding error <=", lambda family: words.number(family.worst(_rounding_error), 2)),
     ),
     badness=lambda row: row.norm or 0.0,
     worst_title="Largest changes",
@@ -131,12 +137,12 @@ _MERGED: Look[MergedModule] = Look(
 _UNMERGED: Look[MergedModule] = replace(
     _MERGED,
     each=(
-        *_MERGED.each,
+        *_MERGED.each[:-1],
         Column("may be off", lambda row: _off(row.exact)),
         Column("by at most", lambda row: words.number(row.largest_difference, 2)),
     ),
     family=(
-        *_MERGED.family,
+        *_MERGED.family[:-1],
         Column(
             "by at most", lambda family: words.number(family.worst(lambda row: row.largest_difference), 2)
         ),

@@ -53,7 +53,8 @@ class ExtractedModule:
 class MergedModule:
     """A tensor that merge or unmerge changed. `kind` is the update's (`lora`, `dora`, `replace`, ...), joined
     by `+` where several apply; `norm` is the Frobenius norm of what was added; `changed` the share of
-    elements that differ from before; `exact`, for unmerge, True or the share of elements that may be off, and
+    elements that differ from before; `rounding_error`, for merge, the norm of what rounding took of it, over
+    `norm`; `exact`, for unmerge, True or the share of elements that may be off, and
     `largest_difference` then the most by which they may be."""
 
     name: str
@@ -65,6 +66,7 @@ class MergedModule:
     changed: float | None
     exact: bool | float | None = None
     largest_difference: float | None = None
+    rounding_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,6 +276,18 @@ def test_a_merge_with_a_record_comes_off_to_the_last_bit() -> None:
     assert refused(1, "unmerge", "base", "-o", "again").startswith("no merge kept an undo record here")
 
 
+def test_a_merge_that_rounds_by_chance_comes_off_too() -> None:
+    line = ("merge", BASE, f"{ADAPTER}=0.01", "--rounding", "stochastic", "--undo")
+    report = json.loads(done(*line, "--seed", "7", "-o", "seven", "--json").stdout)
+    assert all(module["rounding_error"] > 0 for module in report["modules"])
+    assert "rounding error" in done(*line, "--seed", "7", "-o", "again").stdout
+    done(*line, "-o", "zero")
+    assert contents("seven") == contents("again") != contents("zero")
+    done("unmerge", "seven", "-o", "back")
+    weights = "model.safetensors"
+    assert (Path("back") / weights).read_bytes() == (sample.path("base") / weights).read_bytes()
+
+
 def test_an_extracted_adapter_merges_into_the_base_that_it_names() -> None:
     done("extract", BASE, TUNED, "-o", "adapter")
     done("merge", "adapter", "-o", "merged")

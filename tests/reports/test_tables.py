@@ -210,7 +210,7 @@ def test_nothing_measured_is_a_dash() -> None:
     module = MergedModule("w", (4, 4), "float32", "replace", None, None, 1.0)
     text = printed(replace(report_of(module), command="merge", totals=None), full=False)
     row = next(line for line in text.splitlines() if line.startswith("w "))
-    assert row.split() == ["w", "4", "x", "4", "float32", "replace", "-", "-", "100", "%"]
+    assert row.split() == ["w", "4", "x", "4", "float32", "replace", "-", "-", "100", "%", "-"]
 
 
 def test_unmerge_tells_how_far_each_tensor_may_be_off() -> None:

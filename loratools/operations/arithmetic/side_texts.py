@@ -30,9 +30,7 @@ class SideTexts:
     @property
     def bytes(self) -> int:
         beside = dict.fromkeys((*self._texts(), *self.tokenizer), BLANK)
-        provenance = replace(
-            self.provenance, headers={WEIGHTS: BLANK}, files=beside
-        )  # as long as it will be
+        provenance = replace(self.provenance, headers={WEIGHTS: BLANK}, files=beside)  # as long as it will be
         texts = sum(len(text.encode()) for text in (*self._texts().values(), provenance.to_text()))
         return texts + sum(size(path) for path in self.tokenizer.values())
 

@@ -36,6 +36,7 @@ class UndoKeeper:
                 for one, fingerprint in zip(inputs.adapters, fingerprints, strict=True)
             ],
             output,
+            self._plan.asked.drawing_seed,
         )
         return self._size.warnings
 

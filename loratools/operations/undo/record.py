@@ -41,7 +41,8 @@ __all__ = [
 
 FOLDER = "loratools-undo"
 METADATA_KEY = "loratools_undo"
-SCHEMA = 1
+SCHEMA = 2
+"""Records of schema 1 kept fewer elements apart than another machine's sums may call for."""
 _NAMED = re.compile(r"merge-(\d{4})\.safetensors")
 _JSON_BYTES = 200_000_000
 _PLAIN = re.compile(r"(?!\.{1,2}(?:/|$))[^/\\\0]+(?:/(?!\.{1,2}(?:/|$))[^/\\\0]+)*")
@@ -125,6 +126,8 @@ class UndoRecord:
     adapters: tuple[Mapping[str, Any], ...]
     pieces: Mapping[str, TensorSpec]
     roots: Mapping[str, str]
+    seed: int | None = None
+    """Of rounding by chance; None where the merge rounded to nearest."""
 
     @classmethod
     def read(cls, path: Path) -> UndoRecord:
@@ -152,7 +155,7 @@ class UndoRecord:
             raise LoratoolsError(
                 f"an undo record of schema {found['schema']!r}, not {SCHEMA}",
                 file=path,
-                hint="use a newer loratools",
+                hint="use the loratools that wrote it",
             )
         tensors = {
             str(name): _tensor(str(name), entry, path) for name, entry in sorted(found["tensors"].items())
@@ -175,6 +178,7 @@ class UndoRecord:
             adapters=tuple(dict(one) for one in found["adapters"]),
             pieces=pieces,
             roots={str(name): str(root) for name, root in found["pieces"].items()},
+            seed=_seed(found["seed"], path),
         )
         if set(record.roots) != set(pieces) - {"record"}:
             raise LoratoolsError("the undo record does not hold what it lists", file=path)
@@ -211,6 +215,13 @@ def _damaged(path: Path, name: str) -> LoratoolsError:
         tensor=name,
         hint="copy the merged checkpoint again, with its loratools-undo folder",
     )
+
+
+def _seed(found: Any, path: Path) -> int | None:
+    if found is not None and (type(found) is not int or found < 0):
+        raise LoratoolsError("the undo record holds something that is no seed", file=path)
+    seed: int | None = found
+    return seed
 
 
 def _tensor(name: str, entry: Mapping[str, Any], path: Path) -> BaseTensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from loratools.adapters.bias import Bias
 from loratools.adapters.dora import Dora
@@ -16,16 +16,11 @@ from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import make_folder, write_bytes, write_pieces
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
-from loratools.linalg.predecessors import (
-    MOST_BITS,
-    Predecessors,
-    bits_of,
-    keys_of,
-    pack,
-    widths,
-)
-from loratools.operations.precision import Stored, Wide, widened
-from loratools.operations.undo.alone import alone
+from loratools.linalg.packing import MOST_BITS, pack, widths
+from loratools.linalg.predecessors import Predecessors, keys_of
+from loratools.operations.precision import Stored, Wide, shift_of_middle, widened
+from loratools.operations.tally import Rounded
+from loratools.operations.undo.narrowing import AT_ONCE, Open, alone
 from loratools.operations.undo.steps import Added, Product, Scaled, Step, Steps
 
 if TYPE_CHECKING:
@@ -36,6 +31,8 @@ __all__ = ["Keeping", "Kept", "Recorder", "how_to_keep", "keep_whole", "steps_of
 
 _INTERVALS = frozenset({"bfloat16", "float16", "float32"})
 _COPY_BYTES = 4 * 2**20
+_WAITING = 2**17
+"""Elements that are open before they are looked at closer: many at a time cost less each."""
 
 
 class Keeping(str, Enum):
@@ -99,6 +96,8 @@ class Recorder:
         self._bits: list[NDArray[np.uint8]] = []
         self._places: list[NDArray[np.int64]] = []
         self._values: list[Stored] = []
+        self._open: list[Open] = []
+        self._held: list[Stored] = []
 
     def apply(self, updates: Sequence[Update], block: Wide, first: int) -> Wide:
         """The updates applied; DoRA's factors are noted as they are used."""
@@ -113,25 +112,40 @@ class Recorder:
             step.factor[rows] = used.astype(block.dtype)
         return block
 
-    def add(self, original: Stored, block: Wide, result: Stored, first: int) -> None:
-        """Some rows: the base's as stored, after the updates in wide arithmetic, and rounded."""
+    def add(self, rows: Rounded, error: Wide) -> None:
+        """Some rows, with what rounding added to them."""
         import numpy as np
 
-        shape = (len(original), self._columns)
-        before, after, y = original.reshape(shape), block.reshape(shape), result.reshape(shape)
-        places = np.flatnonzero(~self._settled(before, after, y, first))
+        shape = (len(rows.original), self._columns)
+        before, y = rows.original.reshape(shape), rows.result.reshape(shape)
+        drawn = None if rows.draws is None else rows.draws.reshape(shape)
+        first = rows.first
+        aside = self._aside(error.reshape(shape), y, first, drawn)
+        settled = alone(self._steps, self._dtype, before, y, np.abs(aside), first, drawn)
+        places = np.flatnonzero(~settled)
         if not places.size:
             return
-        rows, columns = np.divmod(places, self._columns)
-        found = Predecessors.of(
-            y.ravel()[places], self._steps.maps(rows + first, columns), self._dtype, self._arithmetic
+        held = before.ravel()[places]
+        with np.errstate(all="ignore"):
+            centre = widened(held, self._dtype, self._arithmetic)
+            centre += aside.ravel()[places]
+        self._open.append(
+            Open(
+                places + first * self._columns,
+                y.ravel()[places],
+                centre,
+                None if drawn is None else drawn.ravel()[places],
+            )
         )
-        self._keep(before.ravel()[places], found, places + first * self._columns)
+        self._held.append(held)
+        if sum(map(len, self._held)) >= _WAITING:
+            self._look_closer()
 
     def finish(self, path: Path, part: str) -> Kept:
         """Writes the tensor's part: the bits, the gaps between positions, the values at these."""
         import numpy as np
 
+        self._look_closer()
         bits = np.concatenate(self._bits) if self._bits else np.empty(0, np.uint8)
         places = np.concatenate(self._places) if self._places else np.empty(0, np.int64)
         gaps = np.diff(places, prepend=0)
@@ -143,25 +157,33 @@ class Recorder:
         factors = tuple(tuple(step.factor.tolist()) for step in self._steps.each if isinstance(step, Scaled))
         return Kept(Keeping.INTERVAL, part, len(bits), len(places), factors)
 
-    def _settled(self, before: Stored, after: Wide, y: Stored, first: int) -> Any:
-        """Where nothing has to be kept."""
+    def _aside(self, error: Wide, y: Stored, first: int, draws: Stored | None) -> Wide:
+        """How far from the base's rows the middle of what became y lies, taken back through the steps."""
         import numpy as np
 
-        distance = widened(y, self._dtype, self._arithmetic)
+        scale = self._steps.scale(first, len(y), error.dtype)
         with np.errstate(all="ignore"):
-            distance -= after
-            np.abs(distance, out=distance)
-            scale = np.abs(self._steps.scale(first, len(y), after.dtype))
-            if np.ndim(scale):
-                distance = distance / scale
-        return alone(self._steps, self._dtype, before, y, distance, first)
+            aside = error if draws is None else error + shift_of_middle(y, self._dtype, draws)
+            return aside / scale if np.ndim(scale) else aside
+
+    def _look_closer(self) -> None:
+        """At the elements that are open, many at a time."""
+        import numpy as np
+
+        if not self._open:
+            return
+        open_, original = Open.joined(self._open), np.concatenate(self._held)
+        self._open, self._held = [], []
+        found = open_.predecessors(self._steps, self._dtype, self._columns)
+        for start in range(0, len(original), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            self._keep(original[part], found.part(part), open_.places[part])
 
     def _keep(self, original: Stored, found: Predecessors, places: NDArray[np.int64]) -> None:
-        keys = keys_of(original, self._dtype)
-        index = keys - found.first
+        index = keys_of(original, self._dtype) - found.first
         width = widths(found.count)
         inside = (index >= 0) & (index < found.count) & (width <= MOST_BITS) & ~found.doubtful
-        inside &= _same_bits(bits_of(keys, self._dtype), original)
+        inside &= original.view(f"uint{8 * original.dtype.itemsize}") != _minus_zero(original)
         narrow = inside & (width > 0)
         if narrow.any():
             self._bits.append(pack(index[narrow], width[narrow]))
@@ -170,9 +192,9 @@ class Recorder:
             self._values.append(original[~inside])
 
 
-def _same_bits(one: Stored, other: Stored) -> Any:
-    integers = f"uint{8 * one.dtype.itemsize}"
-    return one.view(integers) == other.view(integers)
+def _minus_zero(values: Stored) -> int:
+    """The bits of the number whose key is another's too."""
+    return 1 << (8 * values.dtype.itemsize - 1)
 
 
 def keep_whole(source: TensorSpec, path: Path, part: str) -> Kept:

@@ -17,6 +17,7 @@ from loratools.operations.evidence import Evidence, of_tensor
 from loratools.operations.precision import Stored, arithmetic_dtype, differing, stored
 from loratools.operations.rewrite_layout import readable
 from loratools.operations.rewrite_record import tensor_root
+from loratools.operations.seeds import draws_of
 from loratools.operations.streaming import PART_BYTES, Source, Target, TensorFigures, blocks
 from loratools.operations.undo.record import BaseTensor, Piece
 from loratools.operations.undo.restorer import Restorer
@@ -31,11 +32,15 @@ __all__ = ["RestoreJob", "Taken"]
 
 @dataclass(frozen=True)
 class Taken:
-    """One merge to be taken off a tensor: what the tensor was before, and what the record holds of it."""
+    """One merge to be taken off a tensor: what the tensor was before, and what the record holds of it.
+
+    `seed` is that of rounding by chance, None where the merge rounded to nearest.
+    """
 
     tensor: BaseTensor
     record: Path
     pieces: Mapping[str, Piece]
+    seed: int | None = None
 
     def restorer(self) -> Restorer:
         """
@@ -63,7 +68,8 @@ class Taken:
             steps = Steps([_step(self.pieces, step, rows, columns) for step in tensor.steps])
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged() from error
-        return Restorer(steps, tensor.dtype, columns, bits=bits, places=places, values=values)
+        draws = None if self.seed is None else draws_of(self.seed, tensor.name)
+        return Restorer(steps, tensor.dtype, columns, bits=bits, places=places, values=values, draws=draws)
 
     def whole(self) -> TensorSpec:
         """Where the record holds the tensor as it was. Raises LoratoolsError where it does not."""
@@ -165,27 +171,18 @@ class RestoreJob:
             foreign=1 if modified else 0,
         )
 
-    def _restored(self, block: Stored, restorers: list[Restorer], first: int) -> Stored:
-        """Some rows before the merges; in pieces that stay in the cache."""
-        import numpy as np
-
-        if not restorers or not len(block):
-            return block
-        step = max(1, PART_BYTES * len(block) // max(1, 2 * block.nbytes))
-        pieces = []
-        for begin in range(0, len(block), step):
-            rows = block[begin : begin + step]
-            for restorer in restorers:
-                try:
-                    rows = restorer.rows(rows, first + begin)
-                except ValueError as error:
-                    raise LoratoolsError(
-                        "the undo record does not fit this tensor",
-                        file=self.taken[0].record,
-                        tensor=self.name,
-                    ) from error
-            pieces.append(rows)
-        return np.concatenate(pieces)
+    def _restored(self, rows: Stored, restorers: list[Restorer], first: int) -> Stored:
+        """Some rows before the merges."""
+        for restorer in restorers if len(rows) else ():
+            try:
+                rows = restorer.rows(rows, first)
+            except ValueError as error:
+                raise LoratoolsError(
+                    "the undo record does not fit this tensor",
+                    file=self.taken[0].record,
+                    tensor=self.name,
+                ) from error
+        return rows
 
     def _source_root(self) -> str:
         assert self.source is not None

@@ -185,7 +185,7 @@ def _bytes(tensor: BaseTensor, base: UndoRecord) -> int:
 
 def _job(options: RestoreOptions, merged: Checkpoint, name: str, place: TensorSpec) -> RestoreJob:
     taken = tuple(
-        Taken(record.tensors[name], record.path, record.pieces_of(record.tensors[name]))
+        Taken(record.tensors[name], record.path, record.pieces_of(record.tensors[name]), record.seed)
         for record in options.records
     )
     source = merged.tensors.get(name)

@@ -42,8 +42,8 @@ class Step(Protocol):
         """The maps of single elements, in float64, followed by this one."""
         ...
 
-    def bound(self, first: int, count: int) -> Array | float:
-        """(count, 1) float64, or one number: no less than the sum of absolute values of what is added."""
+    def bound(self, rows: slice | Places) -> Array | float:
+        """(rows, 1) float64, or one number: no less than the sum of absolute values of what is added."""
         ...
 
 
@@ -75,8 +75,8 @@ class Product:
         size = self._bounds[rows, 0]
         return Maps(maps.scale, maps.shift + added, maps.size + size, maps.terms + self.terms)
 
-    def bound(self, first: int, count: int) -> Array:
-        return self._bounds[first : first + count]
+    def bound(self, rows: slice | Places) -> Array:
+        return self._bounds[rows]
 
     @cached_property
     def _along(self) -> Array:
@@ -121,10 +121,10 @@ class Added:
         added = self.value[rows, columns].astype(np.float64) * self.scaling
         return Maps(maps.scale, maps.shift + added, maps.size + np.abs(added), maps.terms + 1)
 
-    def bound(self, first: int, count: int) -> Array:
+    def bound(self, rows: slice | Places) -> Array:
         import numpy as np
 
-        return np.abs(self.value[first : first + count].astype(np.float64) * self.scaling)
+        return np.abs(self.value[rows].astype(np.float64) * self.scaling)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +145,7 @@ class Scaled:
         by = self.factor[rows if self.axis == 0 else columns]
         return Maps(maps.scale * by, maps.shift * by, maps.size * np.abs(by), maps.terms + 1)
 
-    def bound(self, first: int, count: int) -> float:
+    def bound(self, rows: slice | Places) -> float:
         return 0.0
 
     def _of(self, first: int, count: int) -> Array:
@@ -179,6 +179,14 @@ class Steps:
                 scale = scale * step._of(first, count).astype(dtype, copy=False)
         return scale
 
+    def scales(self, rows: Places, columns: Places) -> Array | float:
+        """F of single elements; 1.0 where nothing is scaled."""
+        scale: Array | float = 1.0
+        for step in self.each:
+            if isinstance(step, Scaled):
+                scale = scale * step.factor[rows if step.axis == 0 else columns]
+        return scale
+
     def shift(self, first: int, count: int, columns: int, dtype: Any) -> Array:
         """G of some rows, (count, columns)."""
         import numpy as np
@@ -188,9 +196,9 @@ class Steps:
             block = step.apply(block, first)
         return block
 
-    def bound(self, first: int, count: int) -> Array | float:
+    def bound(self, rows: slice | Places) -> Array | float:
         """No less than the absolute values that G, before any scaling, is a sum of."""
         total: Array | float = 0.0
         for step in self.each:
-            total = total + step.bound(first, count)
+            total = total + step.bound(rows)
         return total

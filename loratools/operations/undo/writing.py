@@ -113,6 +113,7 @@ def write_record(
     base_roots: Mapping[str, str],
     adapters: Sequence[Mapping[str, Any]],
     output: Path,
+    seed: int | None,
 ) -> RecordSize:
     """Puts the record together from the parts that the jobs left, after earlier ones that still hold.
 
@@ -121,6 +122,7 @@ def write_record(
         tensors: of the output; `figures` are theirs, `base_roots` those of the base's tensors by name.
         adapters: what is said of each: name, fingerprint, weight.
         output: where the folder is going to be, which is left out where it lies in the base's.
+        seed: of rounding by chance; None where the merge rounded to nearest.
 
     Raises:
         LoratoolsError: the disk refused, or the base cannot be read.
@@ -132,6 +134,7 @@ def write_record(
     shards, sizes = _weight_files(base, pieces)
     content = {
         "schema": SCHEMA,
+        "seed": seed,
         "version": __version__,
         "adapters": [dict(one) for one in adapters],
         "made_again": base.format != "safetensors",

@@ -12,7 +12,7 @@ import torch
 from fixtures.lora_files import decoder, lora_factors, write_adapter, write_decoder
 from loratools.linalg.predecessors import Maps
 from loratools.operations.merge import merge
-from loratools.operations.undo import restore_job
+from loratools.operations.undo import restorer
 from loratools.operations.undo.steps import Product
 from loratools.operations.unmerge import unmerge
 
@@ -35,18 +35,20 @@ def dense(self: Product, block: Any, first: int) -> Any:
     return block
 
 
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
 @pytest.mark.parametrize("size", [1e-3, 0.1, 3.0])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_another_computation_gives_the_same_base(
-    dtype: str, size: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: str, size: float, rounding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensors = decoder(dtype=getattr(torch, dtype), layers=1, hidden=192, ffn=256)
     base = write_decoder(tmp_path / "base", tensors)
     adapter = write_adapter(tmp_path / "adapter", lora_factors(tensors, size=size, rank=12), alpha=5)
-    merge(base, [adapter], tmp_path / "merged", undo=True)
+    merge(base, [adapter], tmp_path / "merged", undo=True, rounding=rounding, seed=11)
     monkeypatch.setattr(Product, "then", single)
     monkeypatch.setattr(Product, "apply", dense)
-    monkeypatch.setattr(restore_job, "PART_BYTES", 3000)
+    monkeypatch.setattr(restorer, "PART_BYTES", 3000)
+    monkeypatch.setattr(restorer, "AT_ONCE", 700)
     unmerge(tmp_path / "merged", (), tmp_path / "back")  # refuses unless every hash is the base's
     file = "model.safetensors"
     assert (tmp_path / "back" / file).read_bytes() == (base / file).read_bytes()

@@ -42,16 +42,20 @@ def check(base: Path, adapters: list[Path], folder: Path, **options: object) -> 
     return merged
 
 
+ROUNDINGS = ("nearest", "stochastic")
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("size", [1e-3, 0.1, 3.0])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_dtype_and_size_of_update(dtype: str, size: float, tmp_path: Path) -> None:
+def test_every_dtype_and_size_of_update(dtype: str, size: float, rounding: str, tmp_path: Path) -> None:
     tensors = decoder(dtype=getattr(torch, dtype), hidden=64, ffn=96)
     base = write_decoder(tmp_path / "base", tensors, shards=2)
     adapters = [
         write_adapter(tmp_path / "one", lora_factors(tensors, size=size)),
         write_adapter(tmp_path / "two", lora_factors(tensors, size=size / 3, rank=9, seed=4), alpha=5),
     ]
-    check(base, adapters, tmp_path, weights=[1.0, -0.7])
+    check(base, adapters, tmp_path, weights=[1.0, -0.7], rounding=rounding, seed=5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -69,8 +73,18 @@ def test_tied_weights(case: TiedCase, tmp_path: Path) -> None:
     check(base, [tmp_path / "adapter"], tmp_path)
 
 
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if "use_dora" in case.options], ids=lambda case: case.name
+)
+def test_scaled_rows_that_were_rounded_by_chance(case: Case, tmp_path: Path) -> None:
+    base = save_base(case.model(), tmp_path / "base", dtype=torch.bfloat16)
+    make_adapter(case.model(), tmp_path / "adapter", **case.options)
+    check(base, [tmp_path / "adapter"], tmp_path, rounding="stochastic")
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_numbers_that_are_special(dtype: str, tmp_path: Path) -> None:
+def test_numbers_that_are_special(dtype: str, rounding: str, tmp_path: Path) -> None:
     """Zeros of both signs, subnormals, infinities, NaN with payloads; and an update of nothing."""
     tensors = decoder(dtype=getattr(torch, dtype), layers=1, hidden=64)
     factors = lora_factors(tensors, size=0.1)
@@ -98,10 +112,11 @@ def test_numbers_that_are_special(dtype: str, tmp_path: Path) -> None:
     base = write_decoder(tmp_path / "base", tensors)
     _, B = factors["model.layers.0.self_attn.q_proj"]
     B[1] = 0.0  # a row of zeros that nothing is added to
-    check(base, [write_adapter(tmp_path / "adapter", factors)], tmp_path)
+    check(base, [write_adapter(tmp_path / "adapter", factors)], tmp_path, rounding=rounding)
 
 
-def test_updates_that_are_round_numbers_and_cancel(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+def test_updates_that_are_round_numbers_and_cancel(rounding: str, tmp_path: Path) -> None:
     """Sums that lie exactly between two numbers, and weights that the update all but takes away."""
     tensors = decoder(dtype=torch.bfloat16, layers=1, hidden=64)
     name = "model.layers.0.self_attn.q_proj"
@@ -110,15 +125,16 @@ def test_updates_that_are_round_numbers_and_cancel(tmp_path: Path) -> None:
     A, B = torch.eye(64), torch.full((64, 64), 2.0**-9)
     B[::2] = -tensors[f"{name}.weight"][::2].float()
     base = write_decoder(tmp_path / "base", tensors)
-    check(base, [write_adapter(tmp_path / "adapter", {name: (A, B)})], tmp_path)
+    check(base, [write_adapter(tmp_path / "adapter", {name: (A, B)})], tmp_path, rounding=rounding)
 
 
+@pytest.mark.parametrize("rounding", ROUNDINGS)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_merge_into_another_dtype(dtype: str, tmp_path: Path) -> None:
+def test_a_merge_into_another_dtype(dtype: str, rounding: str, tmp_path: Path) -> None:
     tensors = decoder(dtype=torch.bfloat16, layers=1)
     base = write_decoder(tmp_path / "base", tensors)
     adapter = write_adapter(tmp_path / "adapter", lora_factors(tensors))
-    check(base, [adapter], tmp_path, dtype=dtype)
+    check(base, [adapter], tmp_path, dtype=dtype, rounding=rounding)
     assert {one.dtype for one in load_file(tmp_path / "merged/model.safetensors").values()} == {
         getattr(torch, dtype)
     }
@@ -175,7 +191,8 @@ def three(base: Path, tensors: Tensors, tmp_path: Path) -> list[Path]:
     folders = [base]
     for turn in range(3):
         adapter = write_adapter(tmp_path / f"adapter {turn}", lora_factors(tensors, seed=turn, size=0.05))
-        report = merge(folders[-1], [adapter], tmp_path / f"merged {turn}", undo=True)
+        rounding = ("nearest", "stochastic")[turn % 2]
+        report = merge(folders[-1], [adapter], tmp_path / f"merged {turn}", undo=True, rounding=rounding)
         assert not any("undo record" in line for line in report.warnings)
         folders.append(tmp_path / f"merged {turn}")
     return folders

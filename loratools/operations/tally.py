@@ -1,0 +1,143 @@
+"""What a merge did to one tensor: elements that it changed, what it added, and what rounding took of that."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from loratools.adapters.update import Update
+from loratools.checkpoints.spec import TensorSpec
+from loratools.operations.precision import Stored, Wide, differing, widened
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Rounded", "Tally", "sum_of_squares"]
+
+_UNIT = 2.0**-24
+"""Of float32, in which 16-bit tensors are merged."""
+
+_BLUR = 1e-2
+"""Where float32's own rounding could exceed this share of the update, the error is measured in float64."""
+
+_SAFE = (1e-25, 1e30)
+"""Sums of squares in float32 between these lost nothing to underflow or overflow."""
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Some rows that a merge rounded.
+
+    Args:
+        original: the base's as stored; perhaps fewer than are written.
+        after: all of them after the updates, in wide arithmetic.
+        result: as written.
+        first: the number of the first.
+        draws: those by which they were rounded; None where that was to nearest.
+    """
+
+    original: Stored
+    after: Wide
+    result: Stored
+    first: int
+    draws: Stored | None
+
+    def error(self, dtype: str) -> Wide:
+        """What rounding to `dtype` added, in the wide arithmetic, in which it is an exact number."""
+        import numpy as np
+
+        error = widened(self.result, dtype, str(self.after.dtype))
+        with np.errstate(invalid="ignore"):  # of infinities
+            error -= self.after
+        return error
+
+
+class Tally:
+    """Sums over the parts of one tensor's rows.
+
+    The rounding error is `||rounded - exact|| / ||exact - W||`, exact what the updates make of W in the
+    merge's wide arithmetic. Elements that are not finite are left out of it.
+
+    Args:
+        updates: those that go to the tensor, in their order.
+        source_dtype: of the base's tensor.
+        target: what is written.
+    """
+
+    def __init__(self, updates: tuple[Update, ...], source_dtype: str, target: TensorSpec) -> None:
+        self.changed = 0
+        self._updates, self._source_dtype, self._target = updates, source_dtype, target
+        self._known = updates[0].norm() if len(updates) == 1 and updates[0].subtractable else None
+        self._added = 0.0
+        self._lost = 0.0
+
+    def count(self, before: Stored, result: Stored) -> None:
+        """Some rows as written, and as they would be if nothing were added, perhaps fewer."""
+        self.changed += result.size - before.size + differing(result[: len(before)], before)
+
+    def add(self, step: Rounded, error: Wide, *, largest: float) -> None:
+        """Some rows, with what rounding did to them; `largest` is the largest magnitude before it."""
+        if not error.size:
+            return
+        if self._known is None:
+            added = sum_of_squares(self._difference(step))
+        else:
+            added = self._known * self._known * (error.size / self._target.elements)  # perhaps infinite
+        squares = sum_of_squares(error)
+        if error.dtype == "float32" and (_UNIT * largest) ** 2 * error.size > _BLUR**2 * added:
+            squares, added = self._in_float64(step, squares, added)
+        self._added += added
+        self._lost += squares
+
+    @property
+    def norm(self) -> float | None:
+        """The Frobenius norm of what was added; None where nothing was to be."""
+        if not self._updates:
+            return None
+        return math.sqrt(self._added) if self._known is None else self._known
+
+    @property
+    def rounding_error(self) -> float | None:
+        """Relative to the norm; None where nothing was added."""
+        norm = self.norm
+        return math.sqrt(self._lost) / norm if norm else None
+
+    def _difference(self, step: Rounded) -> NDArray[np.float64]:
+        import numpy as np
+
+        added = step.after.astype("float64")
+        with np.errstate(invalid="ignore"):
+            added[: len(step.original)] -= widened(step.original, self._source_dtype, "float64")
+        return added
+
+    def _in_float64(self, step: Rounded, squares: float, added: float) -> tuple[float, float]:
+        """(lost, added), where the updates only add: their sum in float32 lost too much itself."""
+        if not all(update.subtractable for update in self._updates):
+            return squares, added
+        import numpy as np
+
+        update: Wide = np.zeros(step.after.shape)
+        for one in self._updates:
+            update = one.apply(update, step.first)
+        with np.errstate(invalid="ignore"):
+            moved = widened(step.result, self._target.dtype, "float64")
+            moved -= widened(step.original, self._source_dtype, "float64")
+            lost = sum_of_squares(moved - update)
+        return lost, added if self._known is not None else sum_of_squares(update)
+
+
+def sum_of_squares(values: Wide) -> float:
+    """Of all finite ones; of float32 values to six digits, else in float64."""
+    import numpy as np
+
+    flat = values.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(np.dot(flat, flat))
+    least, most = _SAFE
+    if least < total < most:
+        return total
+    wide = flat.astype(np.float64)
+    wide = wide[np.isfinite(wide)]
+    return float(np.dot(wide, wide))
