@@ -99,10 +99,9 @@ class MergeJob:
                 if not self.updates:
                     continue
                 step = Rounded(original[part], block[part], result, first + part.start, drawn)
-                error = step.error(self.target.dtype)
-                tally.add(step, error, largest=rounding.largest)
+                tally.add(step, largest=rounding.largest)
                 if recorder is not None:
-                    recorder.add(step, error)
+                    recorder.add(step)
         rounding.refuse_overflow()
         return TensorFigures(
             self.name,

@@ -37,9 +37,9 @@ PART_BYTES = 512 * 2**10
 """Bytes of wide numbers at a time where temporaries come and go: they stay in the cache (measured)."""
 
 
-def parts(block: Wide) -> Iterator[slice]:
-    """Slices of a block's rows, each of about `PART_BYTES` and at least one row."""
-    step = max(1, PART_BYTES * len(block) // max(1, block.nbytes))
+def parts(block: Wide, size: int | None = None) -> Iterator[slice]:
+    """Slices of a block's rows, each of about `size` bytes (`PART_BYTES`) and at least one row."""
+    step = max(1, (size or PART_BYTES) * len(block) // max(1, block.nbytes))
     for first in range(0, len(block), step):
         yield slice(first, min(first + step, len(block)))
 

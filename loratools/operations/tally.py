@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from loratools.adapters.update import Update
 from loratools.checkpoints.spec import TensorSpec
 from loratools.operations.precision import Stored, Wide, differing, widened
+from loratools.operations.streaming import parts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +22,9 @@ _UNIT = 2.0**-24
 
 _BLUR = 1e-2
 """Where float32's own rounding could exceed this share of the update, the error is measured in float64."""
+
+_PIECE = 128 * 2**10
+"""Bytes of wide numbers at a time: so little that the allocator keeps them at hand (measured)."""
 
 _SAFE = (1e-25, 1e30)
 """Sums of squares in float32 between these lost nothing to underflow or overflow."""
@@ -44,13 +48,13 @@ class Rounded:
     first: int
     draws: Stored | None
 
-    def error(self, dtype: str) -> Wide:
+    def error(self, dtype: str, rows: slice = slice(None)) -> Wide:
         """What rounding to `dtype` added, in the wide arithmetic, in which it is an exact number."""
         import numpy as np
 
-        error = widened(self.result, dtype, str(self.after.dtype))
+        error = widened(self.result[rows], dtype, str(self.after.dtype))
         with np.errstate(invalid="ignore"):  # of infinities
-            error -= self.after
+            error -= self.after[rows]
         return error
 
 
@@ -77,16 +81,18 @@ class Tally:
         """Some rows as written, and as they would be if nothing were added, perhaps fewer."""
         self.changed += result.size - before.size + differing(result[: len(before)], before)
 
-    def add(self, step: Rounded, error: Wide, *, largest: float) -> None:
-        """Some rows, with what rounding did to them; `largest` is the largest magnitude before it."""
-        if not error.size:
+    def add(self, step: Rounded, *, largest: float) -> None:
+        """Some rows that were rounded; `largest` is the largest magnitude before that."""
+        size = step.after.size
+        if not size:
             return
         if self._known is None:
             added = sum_of_squares(self._difference(step))
         else:
-            added = self._known * self._known * (error.size / self._target.elements)  # perhaps infinite
-        squares = sum_of_squares(error)
-        if error.dtype == "float32" and (_UNIT * largest) ** 2 * error.size > _BLUR**2 * added:
+            added = self._known * self._known * (size / self._target.elements)  # perhaps infinite
+        pieces = parts(step.after, _PIECE)
+        squares = sum(sum_of_squares(step.error(self._target.dtype, rows)) for rows in pieces)
+        if step.after.dtype == "float32" and (_UNIT * largest) ** 2 * size > _BLUR**2 * added:
             squares, added = self._in_float64(step, squares, added)
         self._added += added
         self._lost += squares

@@ -112,15 +112,15 @@ class Recorder:
             step.factor[rows] = used.astype(block.dtype)
         return block
 
-    def add(self, rows: Rounded, error: Wide) -> None:
-        """Some rows, with what rounding added to them."""
+    def add(self, rows: Rounded) -> None:
+        """Some rows that were rounded."""
         import numpy as np
 
         shape = (len(rows.original), self._columns)
         before, y = rows.original.reshape(shape), rows.result.reshape(shape)
         drawn = None if rows.draws is None else rows.draws.reshape(shape)
         first = rows.first
-        aside = self._aside(error.reshape(shape), y, first, drawn)
+        aside = self._aside(rows.error(self._dtype).reshape(shape), y, first, drawn)
         settled = alone(self._steps, self._dtype, before, y, np.abs(aside), first, drawn)
         places = np.flatnonzero(~settled)
         if not places.size:
