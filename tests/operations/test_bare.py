@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,28 @@ def test_each_name_is_its_own(tmp_path: Path) -> None:
             write(target.path, name)
     assert sorted(json.loads((tmp_path / ".bare-runs.json").read_text())) == ["demo/verb", "verb"]
     assert [path.name for path in tmp_path.iterdir() if "partial" in path.name] == []
+
+
+@pytest.mark.parametrize(
+    "ledger",
+    [
+        *(b"[" * 100_000, b'{"merge": ' * 5000, b"\xff", b'{"merge": 1}', b'{"merge": "x", "merge": "y"}'),
+        b" " * 2_000_000,
+    ],
+    ids=["deep list", "deep object", "no UTF-8", "a number", "a key twice", "too long"],
+)
+def test_a_ledger_that_somebody_else_wrote_allows_nothing(ledger: bytes, tmp_path: Path) -> None:
+    (tmp_path / "merge").mkdir()
+    (tmp_path / "merge" / "loratools.json").write_text("{}")
+    (tmp_path / ".bare-runs.json").write_bytes(ledger)
+    with (
+        pytest.raises(LoratoolsError, match="no run without references left it"),
+        bare_run("merge", force=False, folder=tmp_path),
+    ):
+        pass
+
+
+def test_a_ledger_that_is_a_fifo_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / ".bare-runs.json")
+    with bare_run("merge", force=False, folder=tmp_path, dry_run=True) as target:
+        assert not target.force
