@@ -64,14 +64,15 @@ class Process:
         here = Process.this()
         if (self.host, self.boot, self.space) != (here.host, here.boot, here.space):
             return None
-        if self.started is not None:
-            return _started(self.pid) == self.started
+        began = _started(self.pid)
+        if self.started is not None and began is not None:
+            return began == self.started
         try:
             os.kill(self.pid, 0)
         except (ProcessLookupError, OverflowError):
             return False
-        except OSError:  # it is somebody else's
-            return True
+        except OSError:  # it is somebody else's, and may be another one since
+            return None
         return True
 
 
@@ -84,11 +85,17 @@ class Liveness:
     def begin(self) -> None:
         """Raises OSError."""
         _at_work.add(self.path.parent.name)
-        write_bytes(self.path, sealed({"process": asdict(Process.this())}))
+        self._write(Process.this())
 
     def end(self) -> None:
-        """Says that the run is over, and left its folder on purpose."""
-        write_bytes(self.path, sealed({"process": asdict(Process.this(ended=True))}))
+        """Says that the run is over, and left its folder on purpose. Raises OSError."""
+        self._write(Process.this(ended=True))
+
+    def _write(self, process: Process) -> None:
+        """In one step: half of a record would look like a run on another machine."""
+        unfinished = self.path.with_name(f"{self.path.name}.new")
+        write_bytes(unfinished, sealed({"process": asdict(process)}))
+        again(system.calls.rename, unfinished, self.path)
 
     def beat(self) -> None:
         again(system.calls.touch, self.path)
@@ -158,12 +165,17 @@ def _process(found: Any) -> Process | None:
 
 
 def _started(pid: int) -> int | None:
-    """When a process was started; None where nobody has that number, or the system does not tell."""
+    """When a process was started, or 0 for one that has ended and that its parent has not asked about yet.
+
+    None where nobody has that number, or the system does not tell.
+    """
     told = _told(_PROC / str(pid) / "stat")
     if told is None:
         return None
     fields = told.rpartition(")")[2].split()  # the name before may hold anything
-    return int(fields[19]) if len(fields) > 19 and fields[19].isdigit() and fields[0] not in "ZX" else None
+    if len(fields) < 20 or not fields[19].isdigit():
+        return None
+    return 0 if fields[0] in "ZX" else int(fields[19])
 
 
 def _told(path: Path) -> str | None:

@@ -6,7 +6,7 @@ than the job itself, and runs where the job would, side by side with others.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -74,42 +74,32 @@ class JournaledJob(Generic[Result]):
         Raises:
             LoratoolsError: a tensor that the job read has changed since the earlier run; or as the job.
         """
-        if self.line is not None:
-            known = self._known(self.line, workspace)
-            if known is not None:
-                return Done(known, taken=True)
+        earlier = self._earlier()
+        if earlier is not None and self.line is not None and _holds(earlier[1], self.line, workspace):
+            result, evidence = earlier
+            _require_same(evidence, {spec: tensor_root(readable(spec)) for spec, _ in evidence.read})
+            return Done(result, taken=True)
         result = self.job.run(workspace)
-        self._tell(result, workspace)
+        try:
+            evidence = self.job.evidence(result)
+        except ValueError:  # it is beyond what a line is believed for, and no line tells of it
+            return Done(result, taken=False)
+        if earlier is not None:
+            _require_same(earlier[1], dict(evidence.read))
+        with disk_errors(workspace):
+            roots = {file.name: file_root(workspace / file.name) for file in evidence.files}
+            self.journal.add(Line(self.key, roots, self.codec.encode(result)))
         return Done(result, taken=False)
 
-    def _tell(self, result: Result, workspace: Path) -> None:
-        """Writes the job's line; none where what it found is beyond what a line is believed for."""
+    def _earlier(self) -> tuple[Result, Evidence] | None:
+        """What the line states, if it states what this job can have found."""
+        if self.line is None:
+            return None
         try:
-            made = self.job.evidence(result).files
-        except ValueError:
-            return
-        with disk_errors(workspace):
-            roots = {file.name: file_root(workspace / file.name) for file in made}
-            self.journal.add(Line(self.key, roots, self.codec.encode(result)))
-
-    def _known(self, line: Line, workspace: Path) -> Result | None:
-        """The result that the line states; None where it has to be had again."""
-        try:
-            result = self.codec.decode(line.result)
-            evidence = self.job.evidence(result)
+            result = self.codec.decode(self.line.result)
+            return result, self.job.evidence(result)
         except (ValueError, KeyError):
             return None
-        if not _holds(evidence, line, workspace):
-            return None
-        for spec, root in evidence.read:
-            if tensor_root(readable(spec)) != root:
-                raise LoratoolsError(
-                    "this tensor changed since the interrupted run",
-                    file=spec.file,
-                    tensor=spec.name,
-                    hint="run without --resume to start afresh",
-                )
-        return result
 
 
 def journaled(
@@ -150,3 +140,15 @@ def _holds(evidence: Evidence, line: Line, workspace: Path) -> bool:
 
 def _below(spec: TensorSpec, workspace: Path) -> TensorSpec:
     return TensorSpec(spec.name, spec.dtype, spec.shape, spec.bytes, workspace / spec.file, spec.offset)
+
+
+def _require_same(earlier: Evidence, now: Mapping[TensorSpec, str]) -> None:
+    """Raises LoratoolsError where a tensor that an earlier run read has another hash now."""
+    for spec, root in earlier.read:
+        if now.get(spec, root) != root:
+            raise LoratoolsError(
+                "this tensor changed since the interrupted run",
+                file=spec.file,
+                tensor=spec.name,
+                hint="restore it, or run without --resume",
+            )
