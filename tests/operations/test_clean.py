@@ -166,12 +166,11 @@ def by(folder: PartialFolder, **changes: Any) -> None:
         ({"pid": 2**22 + 1, "started": None}, 0.0, False),
         ({"pid": 2**70, "started": None}, 0.0, False),
         ({"ended": True}, 0.0, False),
-        ({}, SILENT_SECONDS + 5, True),
     ],
     ids=[
         "another host", "another host, long silent", "another container", "another container, long silent",
         "a reused number", "a number of nobody", "nobody without a time",
-        "a number that none can be", "over", "this one",
+        "a number that none can be", "over",
     ],
 )  # fmt: skip
 def test_who_lives(dead: PartialFolder, changes: dict[str, Any], age: float, lives: bool) -> None:
@@ -180,6 +179,14 @@ def test_who_lives(dead: PartialFolder, changes: dict[str, Any], age: float, liv
     now = dead.liveness.changed()
     assert now is not None
     assert dead.liveness.alive(now + age) is lives
+
+
+def test_this_process_lives_in_the_runs_that_it_has_under_way(dead: PartialFolder) -> None:
+    by(dead)
+    now = dead.liveness.changed()
+    assert now is not None and not dead.liveness.alive(now), "a run of this process that is over"
+    dead.liveness.begin()
+    assert dead.liveness.alive(now + SILENT_SECONDS + 5)
 
 
 def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
