@@ -48,7 +48,7 @@ METHODS = ("cat", "svd", "linear", "ties", "ties_svd", "dare_linear", "dare_ties
 )
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Seed of what dare drops.")
 @options.writes
-@options.runs
+@options.runs_through
 @options.talks
 @click.pass_obj
 def combine(

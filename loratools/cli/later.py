@@ -21,8 +21,8 @@ OPTIONS: dict[str, frozenset[str]] = {
     "report": _EVERYWHERE - {"--plot"},
     "verify": _EVERYWHERE | {"--for", "--seed"},
     "inspect": _EVERYWHERE,
-    "resize": _EVERYWHERE | {"--to", "--base", "--for", "--format"},
-    "combine": _EVERYWHERE | {"--for", "--format"},
+    "resize": _EVERYWHERE | {"--resume", "--to", "--base", "--for", "--format"},
+    "combine": _EVERYWHERE | {"--resume", "--for", "--format"},
     "demo": _EVERYWHERE,
 }
 

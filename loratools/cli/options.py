@@ -101,16 +101,15 @@ _DRAW: tuple[Decorator[Any], ...] = (
 _WORKERS: Decorator[Any] = _shared(
     "--workers", type=click.IntRange(min=1), metavar="N", help="Threads (default: one a processor)."
 )
-_RUN: tuple[Decorator[Any], ...] = (
-    _WORKERS,
-    _shared(
-        "--resume",
-        help="Go on where a killed run of this command stopped, and keep what is done for the next.",
-    ),
-    _shared(
-        "--dry-run", help="Print the plan, with every tensor's fate, and write nothing; -o may be left out."
-    ),
+_RESUME: Decorator[Any] = _shared(
+    "--resume",
+    help="Go on where a killed run of this command stopped, and keep what is done for the next.",
 )
+_PLAN: Decorator[Any] = _shared(
+    "--dry-run", help="Print the plan, with every tensor's fate, and write nothing; -o may be left out."
+)
+_RUN: tuple[Decorator[Any], ...] = (_WORKERS, _RESUME, _PLAN)
+_RUN_THROUGH: tuple[Decorator[Any], ...] = (_WORKERS, _PLAN)
 _READ: tuple[Decorator[Any], ...] = (
     _WORKERS,
     _shared("--dry-run", help="Print the plan, with every tensor's fate, and go no further."),
@@ -133,6 +132,11 @@ def writes(function: Function) -> Function:
 def runs(function: Function) -> Function:
     """--workers, --resume and --dry-run."""
     return _all(_RUN, function)
+
+
+def runs_through(function: Function) -> Function:
+    """--workers and --dry-run, for a verb that writes so little that nobody resumes it."""
+    return _all(_RUN_THROUGH, function)
 
 
 def reads(function: Function) -> Function:

@@ -29,7 +29,7 @@ from loratools.cli.options import Invocation
     "per byte.",
 )
 @options.writes
-@options.runs
+@options.runs_through
 @options.talks
 @click.pass_obj
 def resize(
