@@ -140,6 +140,12 @@ def config_values(config: Mapping[str, Any], *keys: str) -> Iterator[Any]:
             yield from config_values(nested, *keys)
 
 
+def _counts(config: Mapping[str, Any], *keys: str) -> Iterator[int]:
+    """The integers among such values; some models have a list of them, one for each kind of token."""
+    for value in config_values(config, *keys):
+        yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int))
+
+
 def _look_at(name: str, spec: TensorSpec, config: Mapping[str, Any]) -> _Tensor:
     *path, leaf = name.split(".")
     architectures = [word for words in config_values(config, "architectures") for word in words]
@@ -154,7 +160,7 @@ def _look_at(name: str, spec: TensorSpec, config: Mapping[str, Any]) -> _Tensor:
         shape=spec.shape,
         floating=spec.floating,
         vocabularies=frozenset(config_values(config, "vocab_size")),
-        experts=frozenset(config_values(config, *_EXPERT_KEYS)),
+        experts=frozenset(_counts(config, *_EXPERT_KEYS)),
         models=frozenset(models),
     )
 

@@ -28,6 +28,9 @@ SCHEMA = 1
 LINE_BYTES = 16_000_000
 """The longest line that is looked at; a job on a vocabulary of a million tokens writes half of it."""
 
+JOURNAL_BYTES = 256_000_000
+"""How much of a journal is looked at: some hundred thousand jobs. What comes after it was not done, then."""
+
 _SEAL = 32
 """Hexadecimal digits of the hash before each line."""
 
@@ -95,7 +98,11 @@ class Journal:
     def _lines(self) -> Iterator[dict[str, Any]]:
         """The lines that hold; nothing where the file is missing."""
         with contextlib.suppress(FileNotFoundError), reading(self.path) as file:
+            looked_at = 0
             while data := file.readline(LINE_BYTES + 1):
+                looked_at += len(data)
+                if looked_at > JOURNAL_BYTES:
+                    return
                 found = unsealed(data, self.path)
                 if found is not None:
                     yield found

@@ -42,20 +42,35 @@ _FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
 }
 """What is asked of a field that is there and not null."""
 
+MOST_LEVELS = 16
+"""Configs in one another: those of models have up to four."""
+
 
 def check_config(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    """The config, if these fields of it (and of its text model's) are what they have to be.
+    """The config, if these fields of it, and of the configs in it, are what they have to be.
 
     Raises:
-        LoratoolsError: one is not, by its key.
+        LoratoolsError: one is not, by its key; or configs stand in configs without end.
     """
-    nested = config.get("text_config")
-    levels = [("", config), ("text_config.", nested if isinstance(nested, dict) else {})]
-    for place, level in levels:
-        for name, (fits, wanted) in _FIELDS.items():
-            value = level.get(name)
-            if value is not None and not fits(value):
-                raise LoratoolsError(
-                    f"{place}{name} is {shortened(repr(value), 80)} where {wanted} is expected", file=path
-                )
+    level: list[tuple[str, Mapping[str, Any]]] = [("", config)]
+    for _ in range(MOST_LEVELS):
+        for place, held in level:
+            _check_fields(place, held, path)
+        level = [
+            (f"{place}{shortened(name, 40)}.", value)
+            for place, held in level
+            for name, value in held.items()
+            if isinstance(value, dict)
+        ]
+    if level:
+        raise LoratoolsError(f"a config in more than {MOST_LEVELS} others", file=path)
     return config
+
+
+def _check_fields(place: str, config: Mapping[str, Any], path: Path) -> None:
+    for name, (fits, wanted) in _FIELDS.items():
+        value = config.get(name)
+        if value is not None and not fits(value):
+            raise LoratoolsError(
+                f"{place}{name} is {shortened(repr(value), 80)} where {wanted} is expected", file=path
+            )

@@ -8,6 +8,7 @@ drawn blindly, from the seeds and from what they led to.
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import hashlib
 import json
@@ -107,6 +108,7 @@ class _Round:
         if self.executions % 1000 == 0 or self.executions == self._runs:
             self._write()
         if self.executions >= self._runs:
+            atexit._run_exitfuncs()
             os._exit(0)
 
     def again(self, document: bytes) -> Any:

@@ -6,6 +6,7 @@ JSON text or pickle inside of an envelope that holds, so that variations get pas
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -57,6 +58,7 @@ def _room() -> Path:
     """A folder of this process alone, in memory where the system has such."""
     shared = Path("/dev/shm")
     made = tempfile.mkdtemp(prefix="loratools-fuzz-", dir=shared if os.access(shared, os.W_OK) else None)
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
     return Path(made)
 
 

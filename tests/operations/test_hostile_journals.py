@@ -20,7 +20,7 @@ from fixtures.stopped_runs import (
     tree,
     write_inputs,
 )
-from loratools.checkpoints.journal import LINE_BYTES, sealed
+from loratools.checkpoints.journal import LINE_BYTES, Line, sealed
 from loratools.errors import LoratoolsError
 from loratools.operations.undo.record import root_of
 
@@ -123,6 +123,19 @@ def test_a_huge_or_deep_journal_costs_little(inputs: Inputs, tmp_path: Path) -> 
     assert report.details["resumed_jobs"] == jobs
     assert peak < 8 * LINE_BYTES
     assert tree(root / "out") == tree(tmp_path / "whole" / "out")
+
+
+def test_of_a_journal_without_end_the_beginning_is_read(
+    inputs: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = some_killed(VERBS["merge"](inputs), tmp_path)
+    journal = partial(root).journal
+    told = journal.jobs()
+    for place in range(50):
+        journal.add(Line(f"tensor/more {place}", {}, None))
+    assert len(journal.jobs()) == len(told) + 50
+    monkeypatch.setattr("loratools.checkpoints.journal.JOURNAL_BYTES", journal.path.stat().st_size - 1)
+    assert len(told) < len(journal.jobs()) == len(told) + 49
 
 
 @pytest.mark.parametrize(
