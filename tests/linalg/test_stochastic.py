@@ -33,9 +33,10 @@ def neighbours(value: float, dtype: str) -> tuple[Fraction, Fraction]:
     """The numbers of the format at or next to a value: towards zero, and away from it."""
     key = int(keys_of(stochastic(np.array([value]), np.zeros(1, np.uint32), dtype), dtype)[0])
     around = values_of(np.arange(key - 2, key + 3), dtype)
-    numbers = [Fraction(float(one)) for one in around if np.isfinite(one)]
+    finite = [Fraction(float(one)) for one in around if np.isfinite(one)]
+    numbers = [one for one in finite if one * Fraction(value) >= 0]
     inner = max((one for one in numbers if abs(one) <= abs(Fraction(value))), key=abs)
-    outer = min((one for one in numbers if abs(one) > abs(inner) and one * Fraction(value) >= 0), key=abs)
+    outer = min((one for one in numbers if abs(one) > abs(inner)), key=abs)
     return inner, outer
 
 
