@@ -7,12 +7,15 @@ are; torch and numpy free the interpreter's lock in their kernels, so threads ar
 from __future__ import annotations
 
 import os
+import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from threading import Lock
+from typing import Generic, TypeVar
 
 from loratools.engine.blas import one_thread
 from loratools.engine.plan import Job
@@ -30,6 +33,30 @@ def default_workers() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class _UnderWay(Generic[Result]):
+    """A job that was handed to a worker; `done` is taken until it is through."""
+
+    job: Job[Result]
+    future: Future[Result]
+    done: Lock
+
+    @classmethod
+    def of(cls, job: Job[Result], pool: ThreadPoolExecutor, workspace: Path) -> _UnderWay[Result]:
+        done = Lock()
+        done.acquire()
+        with _signals_wait():
+            future = pool.submit(job.run, workspace)
+            future.add_done_callback(lambda _: done.release())
+        return cls(job, future, done)
+
+    def result(self) -> Result:
+        """Waits on nothing but a plain lock, which an interruption leaves as it is."""
+        while not self.done.acquire(timeout=_LOOK_UP_SECONDS):
+            pass
+        return self.future.result()
 
 
 class LocalEngine:
@@ -52,12 +79,12 @@ class LocalEngine:
         """
         self.progress.start(what, len(jobs), sum(job.bytes for job in jobs))
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loratools")
-        waiting: deque[tuple[Job[Result], Future[Result]]] = deque()
+        waiting: deque[_UnderWay[Result]] = deque()
         pending = iter(jobs)
         try:
             with _one_thread_a_job(torch):
                 for job in pending:
-                    waiting.append((job, pool.submit(job.run, workspace)))
+                    waiting.append(_UnderWay.of(job, pool, workspace))
                     if len(waiting) > 2 * self.workers:
                         yield self._collect(waiting)
                 while waiting:
@@ -66,13 +93,28 @@ class LocalEngine:
             pool.shutdown(wait=True, cancel_futures=True)
             self.progress.finish()
 
-    def _collect(self, waiting: deque[tuple[Job[Result], Future[Result]]]) -> tuple[Job[Result], Result]:
-        job, future = waiting.popleft()
-        while not wait((future,), timeout=_LOOK_UP_SECONDS).done:
-            pass
-        result = future.result()
-        self.progress.advance(job.name, job.bytes)
-        return job, result
+    def _collect(self, waiting: deque[_UnderWay[Result]]) -> tuple[Job[Result], Result]:
+        first = waiting.popleft()
+        result = first.result()
+        self.progress.advance(first.job.name, first.job.bytes)
+        return first.job, result
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Holds signals back in this thread and in those that it starts.
+
+    An exception out of a signal's handler, raised while Python's own locks are taken, would leave them taken:
+    workers would wait for them for good, and so would whoever waits for the workers.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

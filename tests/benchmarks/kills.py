@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fixtures.campaign_figures import Figures
+from fixtures.ended_runs import SIGNALS, Ending, end, seconds_of
 from fixtures.fault_runs import RUNS, Workplace
-from fixtures.killed_runs import SIGNALS, Ending, end, seconds_of
 
 NAMES = (
     "merge, shards",

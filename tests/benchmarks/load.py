@@ -3,8 +3,8 @@
     python tests/benchmarks/load.py --write
 
 Wall-clock seconds of whole commands and those that they kept a processor busy, the start of Python
-included, their memory at most, and the most files that they had open, sampled. Eight runs at once share
-inputs, and each must write what a run alone writes.
+included, and the most files that they had open, sampled. Eight runs at once share inputs, and each must
+write what a run alone writes.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ from fixtures.fault_runs import tree, write_inputs
 from fixtures.load import many_adapters, many_tensors, moved
 
 ROOT = Path(__file__).resolve().parents[2]
-COLUMNS = ("what", "seconds", "of a processor", "MB of memory", "open files at most")
+COLUMNS = ("what", "seconds", "of a processor", "open files at most")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A command that ran: seconds, those of a processor, bytes of memory at most, and files open at most."""
+    """A command that ran: seconds, those of a processor, and files open at most."""
 
     seconds: float
     processor: float
-    peak: int
     files: int
 
 
@@ -53,14 +52,12 @@ def main() -> None:
         for what, words, few in _commands(folder):
             found = measure(words, few_open_files if few else None)
             seconds, processor = round(found.seconds, 1), round(found.processor, 1)
-            rows.append((what, seconds, processor, round(found.peak / 1e6), found.files))
+            rows.append((what, seconds, processor, found.files))
             print(*rows[-1], sep=" | ", flush=True)
         alone, together = _eight_at_once(folder)
         size = round((folder / "inputs" / "base" / "model.safetensors").stat().st_size / 1e6)
-        rows.append(
-            (f"merge a base of {size} MB", round(alone.seconds, 1), round(alone.processor, 1), "", "")
-        )
-        rows.append(("eight of these at once, on the same inputs", round(together, 1), "", "", ""))
+        rows.append((f"merge a base of {size} MB", round(alone.seconds, 1), round(alone.processor, 1), ""))
+        rows.append(("eight of these at once, on the same inputs", round(together, 1), "", ""))
     figures = Figures("python tests/benchmarks/load.py --write", COLUMNS, rows)
     print(figures.markdown())
     if options.write:
@@ -109,7 +106,7 @@ def measure(words: list[str], limit: Callable[[], None] | None = None) -> Measur
     if process.returncode != 0:
         raise RuntimeError(f"{words[:3]} ended with {process.returncode}")
     seconds = time.perf_counter() - before
-    return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, most)
+    return Measured(seconds, usage.ru_utime + usage.ru_stime, most)
 
 
 def few_open_files() -> None:

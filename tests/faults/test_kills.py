@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
+from fixtures.ended_runs import end
 from fixtures.fault_runs import RUNS, Run, Workplace
-from fixtures.killed_runs import end
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from fixtures.stopped_runs import (
+from fixtures.killed_runs import (
     VERBS,
     Inputs,
     partial,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.stopped_runs import (
+from fixtures.killed_runs import (
     VERBS,
     Inputs,
     Verb,
