@@ -117,7 +117,7 @@ def test_a_field_that_json_does_not_know_is_found_at_once() -> None:
 def test_the_results_of_jobs_come_back() -> None:
     """Every field of them, so that one that a verb adds is not lost on the way."""
     kept = Kept(Keeping.INTERVAL, "part", 3, 1, ((0.1, math.inf), ()))
-    figures = TensorFigures("w", None, "r", 1, 0.1, 0, None, 1e-300, 2, "s", kept)
+    figures = TensorFigures("w", None, "r", 1, 0.1, 0.02, 0, None, 1e-300, 2, "s", kept)
     factors = Factors(2, "a", "b", "m", 0.5, 0.1, 0.2, None, 1e-9)
     facts = FactorFacts(1.5, 2.5, factors, {(Side.BASE, "w"): "r"}, 0.25)
     for codec, value in ((FIGURES, figures), (FACTS, facts), (FACTS, replace(facts, factors=None))):

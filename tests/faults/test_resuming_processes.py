@@ -35,7 +35,7 @@ def stopping(self, *words, **options):
                 time.sleep(0.05)
 
 LocalEngine.run = stopping
-from loratools.cli.app import main
+from loratools.cli.process import main
 main()
 """
 
