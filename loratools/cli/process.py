@@ -5,6 +5,7 @@ Nothing is imported here that takes time, so that an interruption finds a handle
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ class Terminated(BaseException):
 
 def main() -> None:
     """The entry point: runs the command line of this process and exits with its code."""
+    _open_streams()
     try:
         signal.signal(signal.SIGTERM, _stop)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
@@ -28,6 +30,12 @@ def main() -> None:
         code = _say("terminated", 143)
     _ignore_signals()
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Streams that were closed when the process began (`>&-`) are None to Python, and to nobody else."""
+    sys.stdout = sys.stdout or io.StringIO()
+    sys.stderr = sys.stderr or io.StringIO()
 
 
 def _run() -> int:

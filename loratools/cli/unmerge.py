@@ -68,7 +68,7 @@ def unmerge(
             merged,
             adapters,
             target.path,
-            weights=list(weights) or None if adapters else None,
+            weights=list(weights) or None if adapters or references else None,
             all_merges=all_merges,
             allow_modified=allow_modified,
             allow_unmatched=allow_unmatched,

@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from loratools import __version__
 from loratools.checkpoints import files, system
@@ -138,7 +139,8 @@ def _reason_to_stay(path: Path, now: float) -> tuple[str | None, bool]:
 def _only_copy(held: Path, target: Path | None) -> tuple[str, bool]:
     if target is None:
         return "it is an output, and which one is not known", True
-    return f"it may be the only copy of {target.name}; to put it back: mv {held} {target}", True
+    back = f"mv {quote(str(held))} {quote(str(target))}"
+    return f"it may be the only copy of {target.name}; to put it back: {back}", True
 
 
 def _remove(path: Path) -> None:

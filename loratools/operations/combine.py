@@ -112,6 +112,8 @@ def run_combine(plan: CombinePlan, engine: LocalEngine, *, memory: PeakMemory, s
         texts = combined.texts(found, Written.all(done))
         texts.write(publication.folder)
         size = combined.layout.size + texts.bytes
+        for adapter in combined.adapters:
+            adapter.opened.require_unchanged()
         left = publication.publish()
     rows = tuple(combined.row(name, one) for name, one in found.items())
     cancelled = [row.name for row in rows if row.residual is None]

@@ -29,7 +29,7 @@ from loratools.adapters.peft_write import (
     write_weights,
 )
 from loratools.checkpoints.disk import disk_errors
-from loratools.checkpoints.files import copy, is_file, size
+from loratools.checkpoints.files import copy, size
 from loratools.checkpoints.parts import stored_bytes
 from loratools.checkpoints.provenance import InputRecord, Provenance, config_root, fingerprint_of
 from loratools.checkpoints.raw import TensorReader
@@ -39,7 +39,7 @@ from loratools.operations.extract_findings import Findings
 from loratools.operations.extract_job import Roots
 from loratools.operations.extract_plan import ExtractPlan
 from loratools.operations.pairing import Side
-from loratools.operations.sidefiles import TOKENIZER_FILES
+from loratools.operations.sidefiles import tokenizer_files
 from loratools.reports.report import ExtractedModule, plain
 
 __all__ = ["Assembled", "assemble", "vocabulary"]
@@ -245,14 +245,11 @@ def _module_record(row: ExtractedModule) -> Mapping[str, object]:
 
 def _copy_tokenizer(source: Path, folder: Path) -> list[str]:
     """Tuned's tokenizer comes along where it has tokens that the base's does not; the files' names."""
-    found = []
-    for name in sorted(TOKENIZER_FILES):
-        with disk_errors(source / name, "open"):
-            here = is_file(source / name)
-        if here:
-            copy(source / name, folder / name)
-            found.append(name)
-    return found
+    with disk_errors(source, "open"):
+        found = tokenizer_files(source)
+    for name, path in found.items():
+        copy(path, folder / name)
+    return list(found)
 
 
 def _elements(shape: tuple[int, ...]) -> int:

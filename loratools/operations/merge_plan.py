@@ -16,7 +16,7 @@ from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.publication import check_target
 from loratools.checkpoints.spec import FLOATING, TensorSpec
-from loratools.errors import UsageError
+from loratools.errors import LoratoolsError, UsageError
 from loratools.operations.merge_coverage import planned_coverage
 from loratools.operations.merge_inputs import MergeInputs
 from loratools.operations.merge_job import MergeJob
@@ -61,6 +61,7 @@ def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions, 
     config = merged_config(base, tensors, dtype=options.dtype, binding=binding, adapters=inputs.adapters)
     side, notes = _beside(inputs, output, one_file=one_file)
     if options.undo:
+        _refuse_names_without_record(side)
         side = side.without(f"{FOLDER}/")  # earlier records come along with the new one
     draft = Draft(
         command="merge",
@@ -183,6 +184,17 @@ class _Jobs:
 
 def _in_shards(base: Checkpoint, tensors: list[Outgoing], limit: int | None) -> dict[str, list[Outgoing]]:
     return shards_as_they_are(base, tensors) if limit is None else shards_by_size(base, tensors, limit)
+
+
+def _refuse_names_without_record(side: SideFiles) -> None:
+    """Names that no header can hold, and so no undo record."""
+    for name, path in side.copied.items():
+        if not name.isprintable():
+            raise LoratoolsError(
+                "an undo record cannot hold a file of this name",
+                file=path,
+                hint="rename it, or leave --undo out",
+            )
 
 
 def _beside(inputs: MergeInputs, output: Path | None, *, one_file: bool) -> tuple[SideFiles, list[str]]:

@@ -104,6 +104,7 @@ def run_resize(plan: ResizePlan, engine: LocalEngine, *, memory: PeakMemory, sta
         size = resized.layout.size + texts.bytes
         if plan.options.budget is not None and size > plan.options.budget:
             raise ValueError(f"{size} bytes were written within a budget of {plan.options.budget}")
+        adapter.opened.require_unchanged()
         left = publication.publish()
     return Report(
         command="resize",

@@ -159,13 +159,22 @@ def with_tokenizer(files: SideFiles, adapter: Path) -> tuple[SideFiles, bool]:
     with disk_errors(adapter, "open"):
         if not is_folder(adapter) or not any(is_file(adapter / mark) for mark in _TOKENIZER_MARKS):
             return files, False
-        own = {
-            name: adapter / name
-            for name in sorted(TOKENIZER_FILES)
-            if is_file(adapter / name) and is_inside(adapter / name, adapter)
-        }
+        own = tokenizer_files(adapter)
     kept = {path: file for path, file in files.copied.items() if path not in _STALE_BESIDE_ANOTHER}
     return SideFiles({**kept, **own}, files.left_behind), True
+
+
+def tokenizer_files(folder: Path) -> dict[str, Path]:
+    """The files of the tokenizer in a folder, by name; links that lead out of it are none of them.
+
+    Raises:
+        OSError: the system does not tell.
+    """
+    return {
+        name: folder / name
+        for name in sorted(TOKENIZER_FILES)
+        if is_file(folder / name) and is_inside(folder / name, folder)
+    }
 
 
 def _walk(folder: Path, left: list[LeftBehind], skip: Path | None) -> Iterator[tuple[PurePosixPath, Path]]:

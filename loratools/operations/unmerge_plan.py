@@ -117,6 +117,7 @@ def unmerge_record(
         version=__version__,
         options={
             "allow_unmatched": options.allow_unmatched,
+            "seed": options.record.seed,
             "weights": [one.weight for one in inputs.adapters],
         },
         inputs=(input_record("merged", inputs.checkpoint, merged_roots), *adapters),

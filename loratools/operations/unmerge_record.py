@@ -55,7 +55,7 @@ class MergeRecord:
             return []
         records = [one for one in self.provenance.inputs if one.role == "adapter"]
         weights = self.provenance.options.get("weights")
-        if not isinstance(weights, list) or len(weights) != len(records):
+        if not isinstance(weights, list) or len(weights) != len(records) or not all(map(_is_weight, weights)):
             weights = [1.0] * len(records)
         return [(record, float(weight)) for record, weight in zip(records, weights, strict=True)]
 
@@ -139,3 +139,7 @@ def _best(
     """Of several merges of one adapter, the one with the weight that was given, else the first."""
     same = [one for one in held if one[1] == adapter.weight]
     return next(iter(same or held), None)
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300

@@ -285,3 +285,14 @@ def test_the_sigterm_handler_is_only_set_for_the_process_of_the_command() -> Non
 
     assert callable(process.main)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@posix
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_failure(closed: str, tmp_path: Path) -> None:
+    command = f"{sys.executable} -m loratools merge -o {tmp_path}/out {closed}"
+    ended = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path, env=environment(), timeout=100
+    )
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr
+    assert (tmp_path / "out" / "model.safetensors").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
@@ -22,10 +23,12 @@ from loratools.adapters.peft_write import WEIGHTS
 from loratools.checkpoints.provenance import read_provenance
 from loratools.errors import LoratoolsError, UsageError
 from loratools.operations.arithmetic.combine_job import CombineJob
+from loratools.operations.arithmetic.side_texts import SideTexts
 from loratools.operations.arithmetic.stored_factors import Slot
 from loratools.operations.combine import combine
 from loratools.operations.combine_options import CombineOptions
 from loratools.operations.merge import merge
+from loratools.operations.resize import resize
 from loratools.operations.unmerge import unmerge
 
 MODULE = "model.layers.0.self_attn.q_proj"
@@ -383,3 +386,38 @@ def test_convolutions_add_up(tmp_path: Path) -> None:
         3,
         3,
     )
+
+
+@pytest.mark.parametrize("verb", ["resize", "combine"])
+def test_an_adapter_that_is_written_meanwhile_is_found(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [small(tmp_path / "one"), small(tmp_path / "two")]
+    write = SideTexts.write
+
+    def late(texts: SideTexts, folder: Path) -> None:
+        write(texts, folder)
+        os.utime(paths[0] / "adapter_model.safetensors", (1, 1))
+
+    monkeypatch.setattr(SideTexts, "write", late)
+    with pytest.raises(LoratoolsError, match="changed while it was read") as refusal:
+        if verb == "resize":
+            resize(paths[0], tmp_path / "out", rank=1)
+        else:
+            combine(paths, tmp_path / "out")
+    assert refusal.value.file == str(paths[0] / "adapter_model.safetensors")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["resize", "combine"])
+def test_a_tokenizer_behind_a_link_that_leads_out_stays_behind(verb: str, tmp_path: Path) -> None:
+    path = small(tmp_path / "one")
+    (tmp_path / "secret.txt").write_text("secret")
+    (path / "vocab.txt").symlink_to(tmp_path / "secret.txt")
+    (path / "tokenizer_config.json").write_text("{}")
+    if verb == "resize":
+        resize(path, tmp_path / "out", rank=1)
+    else:
+        combine([path, small(tmp_path / "two")], tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer_config.json").exists()
+    assert not (tmp_path / "out" / "vocab.txt").exists()

@@ -302,3 +302,30 @@ def test_wrong_usage(merged: Path, adapter: Path, tmp_path: Path) -> None:
         unmerge(merged, [], tmp_path / "back")
     with pytest.raises(UsageError, match="an adapter stands where the checkpoint"):
         unmerge(adapter, [adapter], tmp_path / "back")
+
+
+@pytest.mark.parametrize("weights", [["x"], [None], [10**400], [True], "1", [1.0, 2.0]], ids=str)
+def test_weights_of_a_record_that_are_none_are_not_believed(weights: object, tmp_path: Path) -> None:
+    """The record is a stranger's: what cannot be weights is taken as if nothing were said of them."""
+    tensors = decoder(dtype=torch.bfloat16, layers=1)
+    base = write_decoder(tmp_path / "base", tensors)
+    adapter = write_adapter(tmp_path / "adapter", lora_factors(tensors))
+    merge(base, [adapter], tmp_path / "merged")
+    path = tmp_path / "merged" / "loratools.json"
+    record = json.loads(path.read_text())
+    record["options"]["weights"] = weights
+    path.write_text(json.dumps(record))
+    report = unmerge(tmp_path / "merged", [adapter], tmp_path / "back")
+    assert report.ok and (tmp_path / "back").exists()
+
+
+def test_the_seed_of_a_merge_by_chance_is_an_option_of_taking_it_off(tmp_path: Path) -> None:
+    """So that a run that was killed does not go on with other draws."""
+    tensors = decoder(dtype=torch.bfloat16, layers=1)
+    base = write_decoder(tmp_path / "base", tensors)
+    adapter = write_adapter(tmp_path / "adapter", lora_factors(tensors))
+    for rounding in ("nearest", "stochastic"):
+        merge(base, [adapter], tmp_path / rounding, rounding=rounding, seed=7)
+        unmerge(tmp_path / rounding, [adapter], tmp_path / f"{rounding} off")
+    seeds = [read_provenance(tmp_path / f"{rounding} off") for rounding in ("nearest", "stochastic")]
+    assert [None if one is None else one.options["seed"] for one in seeds] == [None, 7]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratools import __version__
-from loratools.checkpoints.files import read_bytes
+from loratools.checkpoints.hashing import file_root
 from loratools.checkpoints.target import check_target
 from loratools.engine.coverage import Action, Coverage, CoverageRow
 from loratools.engine.plan import Plan
@@ -18,9 +18,9 @@ from loratools.operations.arithmetic.combine_job import CombineJob, Part
 from loratools.operations.arithmetic.combined import CombinedAdapter
 from loratools.operations.arithmetic.factored import FactoredAdapter
 from loratools.operations.arithmetic.resize_plan import refuse_file
-from loratools.operations.arithmetic.side_texts import tokenizer_of
 from loratools.operations.combine_options import CombineOptions, Subject
 from loratools.operations.rates import MULTIPLY_RATE, READ_RATE
+from loratools.operations.sidefiles import tokenizer_files
 
 __all__ = ["CombinePlan", "plan_combine"]
 
@@ -191,7 +191,7 @@ def _doubts(combined: CombinedAdapter) -> Iterator[str]:
     tasks = list(dict.fromkeys(one.config.task_type for one in adapters if one.config.task_type))
     if len(tasks) > 1:
         yield f"the adapters are of different tasks, {tasks[0]} and {tasks[1]}; the first is written"
-    held = [tokenizer_of(one.opened.folder) for one in adapters]
-    contents = {tuple((name, read_bytes(path)) for name, path in one.items()) for one in held if one}
+    held = [tokenizer_files(one.opened.folder) for one in adapters]
+    contents = {tuple((name, file_root(path)) for name, path in one.items()) for one in held if one}
     if len(contents) > 1:
         yield "the adapters carry different tokenizers; the first one's goes along"

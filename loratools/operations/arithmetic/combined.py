@@ -21,10 +21,11 @@ from loratools.operations.arithmetic.carried import Shared, token_rows
 from loratools.operations.arithmetic.carry_job import CarryJob, SumJob
 from loratools.operations.arithmetic.combine_job import Combined, CombineJob, Part
 from loratools.operations.arithmetic.factored import FactoredAdapter, FactorPair
-from loratools.operations.arithmetic.side_texts import SideTexts, tokenizer_of
+from loratools.operations.arithmetic.side_texts import SideTexts
 from loratools.operations.arithmetic.stored_factors import Slot, Written, slots_of
 from loratools.operations.combine_options import CombineMethod, CombineOptions
 from loratools.operations.rewrite_record import input_record
+from loratools.operations.sidefiles import tokenizer_files
 from loratools.reports.report import CombinedModule, CombinedPart, plain
 
 __all__ = ["CombinedAdapter", "total_distance"]
@@ -109,7 +110,7 @@ class CombinedAdapter:
 
     def tokenizer(self) -> dict[str, Path]:
         """Of the first adapter that carries one."""
-        carried = (tokenizer_of(one.opened.folder) for one in self.adapters)
+        carried = (tokenizer_files(one.opened.folder) for one in self.adapters)
         return next((files for files in carried if files), {})
 
     def row(self, name: str, found: Combined) -> CombinedModule:

@@ -22,10 +22,11 @@ from loratools.checkpoints.spec import TensorSpec
 from loratools.operations.arithmetic.carry_job import CarryJob, SumJob
 from loratools.operations.arithmetic.factored import FactoredAdapter, FactorPair
 from loratools.operations.arithmetic.resize_job import Resized, ResizeJob
-from loratools.operations.arithmetic.side_texts import SideTexts, tokenizer_of
+from loratools.operations.arithmetic.side_texts import SideTexts
 from loratools.operations.arithmetic.stored_factors import Written, slots_of
 from loratools.operations.resize_options import ResizeOptions
 from loratools.operations.rewrite_record import input_record, widest_roots
+from loratools.operations.sidefiles import tokenizer_files
 from loratools.reports.report import ResizedModule, plain
 
 __all__ = ["ResizedAdapter", "total_residual"]
@@ -105,7 +106,7 @@ class ResizedAdapter:
                 tensors=dict(sorted(roots.written.items())),
                 modules=tuple(plain(row) for row in rows),
             ),
-            tokenizer=tokenizer_of(self.adapter.opened.folder),
+            tokenizer=tokenizer_files(self.adapter.opened.folder),
         )
 
     def most_bytes(self) -> int:

@@ -10,12 +10,11 @@ from loratools.adapters.card import FILE as CARD
 from loratools.adapters.card import Card
 from loratools.adapters.peft_rewrite import config_text
 from loratools.adapters.peft_write import CONFIG, WEIGHTS
-from loratools.checkpoints.files import copy, is_file, size, write_text
+from loratools.checkpoints.files import copy, size, write_text
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.seal import BLANK
-from loratools.operations.sidefiles import TOKENIZER_FILES
 
-__all__ = ["SideTexts", "tokenizer_of"]
+__all__ = ["SideTexts"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,3 @@ class SideTexts:
 
     def _texts(self) -> dict[str, str]:
         return {CONFIG: config_text(self.config), CARD: self.card.text()}
-
-
-def tokenizer_of(folder: Path) -> dict[str, Path]:
-    """The files of the tokenizer that lies in an adapter's folder, by name; none where none does."""
-    return {name: folder / name for name in sorted(TOKENIZER_FILES) if is_file(folder / name)}

@@ -144,6 +144,8 @@ class RestoreJob:
                 break
         if start is None:
             raise LoratoolsError("the merged checkpoint lacks this tensor", tensor=self.name)
+        if intervals and (start.dtype, start.shape) != (self.target.dtype, self.target.shape):
+            raise self._other_form()
         restorers = [one.restorer() for one in reversed(intervals)]
         changed = 0
         with Source(readable(start)) as source, Target(self.target, workspace) as target:
@@ -184,6 +186,14 @@ class RestoreJob:
                 ) from error
         return rows
 
+    def _other_form(self) -> LoratoolsError:
+        return LoratoolsError(
+            "this tensor was given another shape or dtype since the merge",
+            file=None if self.source is None else self.source.file,
+            tensor=self.name,
+            hint="use the merged checkpoint as it was written",
+        )
+
     def _source_root(self) -> str:
         assert self.source is not None
         return tensor_root(readable(self.source))
@@ -191,9 +201,7 @@ class RestoreJob:
     def _copied(self, workspace: Path, root: str | None) -> TensorFigures:
         source = self.source
         if source is None or (source.dtype, source.shape) != (self.target.dtype, self.target.shape):
-            raise LoratoolsError(
-                "this tensor was given another shape or dtype since the merge", tensor=self.name
-            )
+            raise self._other_form()
         hasher = TensorHasher()
         with TensorReader(readable(source)) as reader, Target(self.target, workspace) as target:
             for first, count in blocks(readable(self.target)):

@@ -146,13 +146,17 @@ def _refuse_others(merged: Checkpoint, records: Sequence[UndoRecord]) -> None:
             raise LoratoolsError(
                 "the undo records of two merges do not follow on one another", file=earlier.path
             )
-    missing = sorted(set(records[0].merged) - set(merged))
-    if missing:
-        raise LoratoolsError(
-            f"{len(missing)} tensors that the merge wrote are not here any more, {missing[0]} for one",
-            file=merged.root,
-            hint="use the merged checkpoint as it was written",
-        )
+    written = set(records[0].merged)
+    for others, what in (
+        (written - set(merged), "that the merge wrote are not here any more"),
+        (set(merged) - written, "are here that the merge did not write"),
+    ):
+        if others:
+            raise LoratoolsError(
+                f"tensors {what}: {len(others)}, {min(others)} for one",
+                file=merged.root,
+                hint="use the merged checkpoint as it was written",
+            )
 
 
 def _shard(base: UndoRecord, file: str, merged: Checkpoint) -> Shard:

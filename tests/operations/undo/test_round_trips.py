@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from loratools.errors import LoratoolsError, UsageError
 from loratools.operations.merge import merge
 from loratools.operations.unmerge import unmerge
 
+Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
 DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
@@ -340,3 +343,46 @@ def test_workers_change_nothing(base: Path, adapter: Path, tmp_path: Path) -> No
     for workers in (1, 3):
         merge(base, [adapter], tmp_path / f"merged {workers}", undo=True, workers=workers)
     assert everything(tmp_path / "merged 1") == everything(tmp_path / "merged 3")
+
+
+def resaved(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """The merged weights as another program would write them again."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("allow_modified", [False, True], ids=["", "allow-modified"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda held: held.update({Q_PROJ: held[Q_PROJ].double()}), "another shape or dtype since the merge"),
+        (
+            lambda held: held.update({"new.weight": torch.ones(2)}),
+            "here that the merge did not write: 1, new.w",
+        ),
+        (lambda held: held.pop(Q_PROJ), "not here any more: 1, model.layers.0.self_attn.q_proj"),
+    ],
+    ids=["another dtype", "one more", "one less"],
+)
+def test_weights_that_were_saved_in_another_form_are_refused(
+    change: Callable[[dict[str, torch.Tensor]], object], said: str, allow_modified: bool, tmp_path: Path
+) -> None:
+    tensors = decoder(hidden=64, ffn=96)
+    base = write_decoder(tmp_path / "base", tensors)
+    adapter = write_adapter(tmp_path / "adapter", lora_factors(tensors))
+    merge(base, [adapter], tmp_path / "merged", undo=True)
+    resaved(tmp_path / "merged", change)
+    with pytest.raises(LoratoolsError, match=said) as refusal:
+        unmerge(tmp_path / "merged", (), tmp_path / "back", allow_modified=allow_modified)
+    assert refusal.value.hint and refusal.value.file and not (tmp_path / "back").exists()
+
+
+def test_a_name_that_no_record_can_hold_is_refused_before_the_merge(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    odd = shutil.copytree(base, tmp_path / "odd")
+    (odd / "\u4f7f\u7528\u3000\u8aac\u660e.txt").write_text("text")
+    merge(odd, [adapter], tmp_path / "merged")
+    with pytest.raises(LoratoolsError, match="an undo record cannot hold a file of this name"):
+        merge(odd, [adapter], tmp_path / "merged with a record", undo=True, dry_run=True)
