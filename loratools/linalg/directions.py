@@ -15,7 +15,7 @@ is in W more than what is not. Nothing is said where λ_{r+1} is not below θ_r:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -36,9 +36,6 @@ _ROUNDS = (2, 1, 3, 4, 8)  # passes of the space before each look
 _CHAIN_WIDTH = 24  # columns of the block that bounds what the space leaves
 _CHAIN_PASSES = range(3, 9)  # before the first look at it, and at most
 _LAPACK_SIDE = 1024  # up to which LAPACK is asked where a Krylov space does not tell
-
-Enough = Callable[[float], bool]
-"""Whether a bound on what the space leaves would settle it."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Generic, Protocol, TypeVar
 from loratools.checkpoints import files
 from loratools.checkpoints.codec import Codec
 from loratools.checkpoints.disk import disk_errors
+from loratools.checkpoints.hashing import file_root
 from loratools.checkpoints.journal import Journal, Line
 from loratools.checkpoints.spec import TensorSpec
 from loratools.checkpoints.trees import remove_whole
@@ -22,7 +23,6 @@ from loratools.errors import LoratoolsError
 from loratools.operations.evidence import Evidence
 from loratools.operations.rewrite_layout import readable
 from loratools.operations.rewrite_record import tensor_root
-from loratools.operations.undo.record import file_root
 
 __all__ = ["JournaledJob", "ResumableJob", "journaled", "keep_only"]
 

@@ -24,6 +24,7 @@ from fixtures.hostile_torch import honest_torch
 from fixtures.torch_files import Claim, called, pickled, text, torch_zip
 from loratools.adapters.peft_config import PeftConfig
 from loratools.checkpoints.gguf import read_gguf
+from loratools.checkpoints.hashing import root_of
 from loratools.checkpoints.jsonfile import memory_of, parse_object
 from loratools.checkpoints.parts import write_safetensors
 from loratools.checkpoints.provenance import Provenance, read_provenance
@@ -37,7 +38,7 @@ from loratools.operations.inspect import inspect
 from loratools.operations.merge import merge
 from loratools.operations.report import report
 from loratools.operations.sidefiles import side_files
-from loratools.operations.undo.record import METADATA_KEY, record_name, root_of
+from loratools.operations.undo.record import METADATA_KEY, record_name
 from loratools.operations.unmerge import unmerge
 from loratools.patterns import Pattern
 

@@ -20,9 +20,9 @@ from fixtures.killed_runs import (
     tree,
     write_inputs,
 )
+from loratools.checkpoints.hashing import root_of
 from loratools.checkpoints.journal import LINE_BYTES, Line, sealed
 from loratools.errors import LoratoolsError
-from loratools.operations.undo.record import root_of
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from typing import Any
 from loratools.checkpoints.claims import check_shape
 from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import is_folder, listing, pieces
-from loratools.checkpoints.hashing import file_root, root_of
+from loratools.checkpoints.hashing import root_of
 from loratools.checkpoints.jsonfile import parse_object
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.safetensors import read_header
@@ -33,10 +33,8 @@ __all__ = [
     "Piece",
     "UndoRecord",
     "chunks",
-    "file_root",
     "record_name",
     "records_in",
-    "root_of",
 ]
 
 FOLDER = "loratools-undo"

@@ -12,6 +12,7 @@ from loratools import __version__
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import is_file, is_folder, size
+from loratools.checkpoints.hashing import file_root
 from loratools.checkpoints.parts import Place, SafetensorsLayout, stored_bytes
 from loratools.checkpoints.provenance import InputRecord, Provenance, fingerprint_of
 from loratools.checkpoints.publication import check_target
@@ -24,7 +25,7 @@ from loratools.operations.rewrite_plan import READ_RATE, WRITE_RATE, RewritePlan
 from loratools.operations.rewrite_record import input_record, tensor_root
 from loratools.operations.sidefiles import SideFiles
 from loratools.operations.streaming import TensorFigures
-from loratools.operations.undo.record import FOLDER, BaseTensor, UndoRecord, file_root, records_in
+from loratools.operations.undo.record import FOLDER, BaseTensor, UndoRecord, records_in
 from loratools.operations.undo.restore_job import RestoreJob, Taken
 
 __all__ = ["RestoreOptions", "RestorePlan", "plan_restore", "restore_record"]

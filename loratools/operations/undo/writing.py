@@ -18,6 +18,7 @@ from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import copy, is_file, make_folder, read_bytes
 from loratools.checkpoints.files import size as size_of
+from loratools.checkpoints.hashing import file_root, root_of
 from loratools.checkpoints.parts import PartWriter, SafetensorsLayout
 from loratools.checkpoints.spec import FLOATING
 from loratools.checkpoints.trees import remove_whole
@@ -33,10 +34,8 @@ from loratools.operations.undo.record import (
     SCHEMA,
     UndoRecord,
     chunks,
-    file_root,
     record_name,
     records_in,
-    root_of,
 )
 from loratools.operations.undo.recorder import Keeping, Kept, keep_whole
 

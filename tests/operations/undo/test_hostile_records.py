@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from fixtures.lora_files import decoder, lora_factors, write_adapter, write_decoder
+from loratools.checkpoints.hashing import root_of
 from loratools.checkpoints.parts import write_safetensors
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.safetensors import read_header
 from loratools.errors import LoratoolsError
 from loratools.operations.merge import merge
-from loratools.operations.undo.record import METADATA_KEY, root_of
+from loratools.operations.undo.record import METADATA_KEY
 from loratools.operations.unmerge import unmerge
 
 NAME = "model.layers.0.mlp.up_proj.weight"
