@@ -9,7 +9,8 @@ from typing import Any
 
 import loratools
 from loratools.engine.coverage import Coverage
-from loratools.engine.local import LocalEngine
+from loratools.engine.engine import Engine
+from loratools.engine.execution import Execution
 from loratools.engine.memory import PeakMemory
 from loratools.engine.plan import Plan
 from loratools.engine.progress import Progress
@@ -75,7 +76,7 @@ def analyze(
         seed=seed,
     )
     started = time.perf_counter()
-    engine = LocalEngine(workers, progress)
+    engine = Execution(workers).engine(progress)
     with PeakMemory() as memory:
         inputs = open_references(as_list(references), options.ranks)
         options = replace(options, ranks=inputs.ranks)
@@ -111,45 +112,45 @@ def _ranks(ranks: Sequence[int] | None) -> tuple[int, ...] | None:
 class _Analysis:
     """How one question is planned and answered, and which keys of `details` its answer has."""
 
-    plan: Callable[[AnalyzeInputs, AnalyzeOptions, LocalEngine], Plan[Any]]
-    find: Callable[[AnalyzeInputs, AnalyzeOptions, LocalEngine], Findings]
+    plan: Callable[[AnalyzeInputs, AnalyzeOptions, Engine], Plan[Any]]
+    find: Callable[[AnalyzeInputs, AnalyzeOptions, Engine], Findings]
     keys: tuple[str, ...]
 
 
-def _plan_similarity(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Plan[Any]:
+def _plan_similarity(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Plan[Any]:
     from loratools.operations.analysis.similarity import plan_similarity
 
     return plan_similarity(_skinny(inputs), options, workers=engine.workers)
 
 
-def _find_similarity(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Findings:
+def _find_similarity(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Findings:
     from loratools.operations.analysis.similarity import compare_adapters
 
     return compare_adapters(_skinny(inputs), options, engine)
 
 
-def _plan_spectra(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Plan[Any]:
+def _plan_spectra(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Plan[Any]:
     from loratools.operations.analysis.adapter_spectra import plan_spectra
 
     (adapter,) = _skinny(inputs)
     return plan_spectra(adapter, options, workers=engine.workers)
 
 
-def _find_spectra(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Findings:
+def _find_spectra(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Findings:
     from loratools.operations.analysis.adapter_spectra import adapter_spectra
 
     (adapter,) = _skinny(inputs)
     return adapter_spectra(adapter, options, engine)
 
 
-def _plan_adapters(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Plan[Any]:
+def _plan_adapters(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Plan[Any]:
     from loratools.operations.analysis.adapter_amplification import plan_adapters
 
     (base,) = inputs.checkpoints
     return plan_adapters(base, inputs.adapters, _amplifying(options), workers=engine.workers)
 
 
-def _find_adapters(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Findings:
+def _find_adapters(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Findings:
     from loratools.operations.analysis.adapter_amplification import amplify_adapters
 
     (base,) = inputs.checkpoints
@@ -166,14 +167,14 @@ def _amplifying(options: AnalyzeOptions) -> AnalyzeOptions:
     return options
 
 
-def _plan_pair(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Plan[Any]:
+def _plan_pair(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Plan[Any]:
     from loratools.operations.analysis.pair_plan import plan_pair
 
     base, tuned = inputs.checkpoints
     return plan_pair(base, tuned, inputs.adapters, options, workers=engine.workers)
 
 
-def _find_pair(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: LocalEngine) -> Findings:
+def _find_pair(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Findings:
     from loratools.operations.analysis.pairs import analyze_pair
 
     base, tuned = inputs.checkpoints

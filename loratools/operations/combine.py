@@ -11,7 +11,8 @@ from loratools.adapters.peft_write import WEIGHTS
 from loratools.checkpoints.publication import Publication
 from loratools.checkpoints.reference import split_weight
 from loratools.checkpoints.target import named_target
-from loratools.engine.local import LocalEngine
+from loratools.engine.engine import Engine
+from loratools.engine.execution import Execution
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
 from loratools.errors import UsageError
@@ -78,7 +79,7 @@ def combine(
     chosen = weights_of([weight for _, weight in split], weights)
     target = named_target(output, dry_run=dry_run)
     start = time.perf_counter()
-    engine = LocalEngine(workers, progress)
+    engine = Execution(workers).engine(progress)
     with PeakMemory() as memory:
         plan = plan_combine(
             [open_factored(reference) for reference, _ in split],
@@ -96,7 +97,7 @@ def combine(
         return run_combine(plan, engine, memory=memory, start=start)
 
 
-def run_combine(plan: CombinePlan, engine: LocalEngine, *, memory: PeakMemory, start: float) -> Report:
+def run_combine(plan: CombinePlan, engine: Engine, *, memory: PeakMemory, start: float) -> Report:
     """Writes what the plan says and publishes it. `start`: when the clock began, by `time.perf_counter`."""
     assert plan.output is not None
     combined = plan.combined

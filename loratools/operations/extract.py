@@ -15,7 +15,8 @@ from loratools.checkpoints.fingerprints import InputMark, RunFingerprint
 from loratools.checkpoints.publication import Publication
 from loratools.checkpoints.reference import open_checkpoint
 from loratools.checkpoints.target import named_target
-from loratools.engine.local import LocalEngine
+from loratools.engine.engine import Engine
+from loratools.engine.execution import Execution
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
 from loratools.operations.base_name import base_name as name_of_base
@@ -106,7 +107,7 @@ def extract(
     )
     target = named_target(output, dry_run=dry_run)
     started = time.perf_counter()
-    engine = LocalEngine(workers, progress)
+    engine = Execution(workers).engine(progress)
     with PeakMemory() as memory:
         plan = plan_extract(base, tuned, target, options=options, workers=engine.workers, force=force)
         if dry_run:
@@ -141,7 +142,7 @@ def plan_extract(
 
 def run_extract(
     plan: ExtractPlan,
-    engine: LocalEngine,
+    engine: Engine,
     *,
     memory: PeakMemory,
     started: float | None = None,

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from loratools import __version__
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.target import named_target
-from loratools.engine.local import LocalEngine
+from loratools.engine.engine import Engine
+from loratools.engine.execution import Execution
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
 from loratools.operations.fidelity import fidelity_warnings
@@ -92,7 +93,7 @@ def merge(
         rounding=rounding,
         seed=seed,
     )
-    engine = LocalEngine(workers, progress)
+    engine = Execution(workers).engine(progress)
     with PeakMemory() as memory:
         inputs = open_inputs(base, as_list(adapters), weights)
         plan = plan_merge(inputs, target, options, workers=engine.workers)
@@ -108,7 +109,7 @@ def merge(
 
 
 def run_merge(
-    plan: MergePlan, engine: LocalEngine, *, memory: PeakMemory, start: float, resume: bool = False
+    plan: MergePlan, engine: Engine, *, memory: PeakMemory, start: float, resume: bool = False
 ) -> Report:
     """Writes what the plan says and publishes it. `start` is when the clock began, by `time.perf_counter`."""
     check = BaseCheck(plan.inputs, allow=plan.asked.allow_other_base)

@@ -11,7 +11,8 @@ from loratools.adapters.peft_write import WEIGHTS
 from loratools.checkpoints import files
 from loratools.checkpoints.publication import Publication
 from loratools.checkpoints.target import named_target
-from loratools.engine.local import LocalEngine
+from loratools.engine.engine import Engine
+from loratools.engine.execution import Execution
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
 from loratools.operations.arithmetic.factored import open_factored
@@ -70,7 +71,7 @@ def resize(
     options = ResizeOptions.of(rank=rank, energy=energy, budget=budget)
     target = named_target(output, dry_run=dry_run)
     start = time.perf_counter()
-    engine = LocalEngine(workers, progress)
+    engine = Execution(workers).engine(progress)
     with PeakMemory() as memory:
         opened = open_factored(os.fspath(adapter))
         plan = plan_resize(opened, target, options, workers=engine.workers, force=force)
@@ -82,7 +83,7 @@ def resize(
         return run_resize(plan, engine, memory=memory, start=start)
 
 
-def run_resize(plan: ResizePlan, engine: LocalEngine, *, memory: PeakMemory, start: float) -> Report:
+def run_resize(plan: ResizePlan, engine: Engine, *, memory: PeakMemory, start: float) -> Report:
     """Chooses ranks, writes what the plan says and publishes it. `start`: when the clock began."""
     assert plan.output is not None
     adapter = plan.adapter
@@ -126,7 +127,7 @@ def run_resize(plan: ResizePlan, engine: LocalEngine, *, memory: PeakMemory, sta
     )
 
 
-def _ranks(plan: ResizePlan, engine: LocalEngine, publication: Publication) -> Mapping[str, int]:
+def _ranks(plan: ResizePlan, engine: Engine, publication: Publication) -> Mapping[str, int]:
     """The ranks; for `energy` and `budget` from the updates' spectra."""
     if plan.ranks is not None:
         return plan.ranks

@@ -18,7 +18,7 @@ from loratools.checkpoints.provenance import FILE, Provenance
 from loratools.checkpoints.publication import Publication
 from loratools.checkpoints.seal import sealed
 from loratools.checkpoints.trees import remove_whole
-from loratools.engine.local import LocalEngine
+from loratools.engine.engine import Engine
 from loratools.operations.resuming import journaled, keep_only
 from loratools.operations.rewrite_layout import Outgoing, index_of
 from loratools.operations.rewrite_plan import RewritePlan
@@ -42,7 +42,7 @@ class Rewritten:
 
 def run_rewrite(
     plan: RewritePlan[Any],
-    engine: LocalEngine,
+    engine: Engine,
     *,
     watch: Callable[[TensorFigures], None],
     record: Callable[[Mapping[str, TensorFigures]], Provenance],

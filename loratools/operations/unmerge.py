@@ -12,7 +12,8 @@ from loratools.checkpoints.checkpoint import Checkpoint, Kind
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.reference import open_checkpoint
 from loratools.checkpoints.target import named_target
-from loratools.engine.local import LocalEngine
+from loratools.engine.engine import Engine
+from loratools.engine.execution import Execution
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
 from loratools.errors import UsageError
@@ -81,7 +82,7 @@ def unmerge(
     """
     start = time.perf_counter()
     target = named_target(output, dry_run=dry_run)
-    engine = LocalEngine(workers, progress)
+    engine = Execution(workers).engine(progress)
     with PeakMemory() as memory:
         asked = _Asked(merged, as_list(adapters), weights, all_merges, allow_modified, allow_unmatched, force)
         plan = asked.plan(target, engine.workers)
@@ -150,7 +151,7 @@ class _Asked:
 
 
 def run_unmerge(
-    plan: UnmergePlan, engine: LocalEngine, *, memory: PeakMemory, start: float, resume: bool = False
+    plan: UnmergePlan, engine: Engine, *, memory: PeakMemory, start: float, resume: bool = False
 ) -> Report:
     """Writes what the plan says and publishes it. `start` is when the clock began, by `time.perf_counter`."""
     doubts = _Doubts(plan)

@@ -10,7 +10,8 @@ from typing import Any
 
 import loratools
 from loratools.engine.coverage import Action, Coverage, CoverageRow
-from loratools.engine.local import LocalEngine
+from loratools.engine.engine import Engine
+from loratools.engine.execution import Execution
 from loratools.engine.memory import PeakMemory
 from loratools.engine.plan import Plan
 from loratools.engine.progress import Progress
@@ -71,7 +72,7 @@ def verify(
     """
     started = time.perf_counter()
     options = VerifyOptions.parse(text=text, window=window, batch=batch, min_agreement=min_agreement)
-    engine = LocalEngine(workers, progress)
+    engine = Execution(workers).engine(progress)
     with PeakMemory() as memory:
         named = as_list(references)
         subjects = open_subjects(named or everything())
@@ -127,7 +128,7 @@ def _plan(subjects: tuple[Subject, ...], comparison: Comparison | None, workers:
 
 
 def _run(
-    plan: VerifyPlan, options: VerifyOptions, engine: LocalEngine, *, memory: PeakMemory, started: float
+    plan: VerifyPlan, options: VerifyOptions, engine: Engine, *, memory: PeakMemory, started: float
 ) -> Report:
     seen = [facts for _, facts in engine.run("verify", plan.reading, Path(), torch=False)]
     integrity = integrity_of(plan.subjects, list(zip(plan.reading, seen, strict=True)))

@@ -11,7 +11,7 @@ from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.foreign import require_computable
 from loratools.checkpoints.spec import TensorSpec
 from loratools.engine.coverage import Action, Coverage, CoverageRow
-from loratools.engine.local import LocalEngine
+from loratools.engine.engine import Engine
 from loratools.engine.plan import Plan
 from loratools.operations.analysis.adapters_on_base import BoundAdapter, Matrix, bind_adapters
 from loratools.operations.analysis.amplify import Amplified, amplification_rows, amplified, measured
@@ -106,7 +106,7 @@ def plan_adapters(
 
 
 def amplify_adapters(
-    base: Checkpoint, adapters: Sequence[Checkpoint], options: AnalyzeOptions, engine: LocalEngine
+    base: Checkpoint, adapters: Sequence[Checkpoint], options: AnalyzeOptions, engine: Engine
 ) -> Findings:
     """Amplification of each adapter's update in the base's weights.
 

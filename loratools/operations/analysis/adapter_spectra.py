@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loratools.engine.coverage import Action, Coverage
-from loratools.engine.local import LocalEngine
+from loratools.engine.engine import Engine
 from loratools.engine.plan import Plan
 from loratools.operations.analysis.findings import Findings
 from loratools.operations.analysis.options import AnalyzeOptions
@@ -66,7 +66,7 @@ def plan_spectra(adapter: SkinnyAdapter, options: AnalyzeOptions, *, workers: in
     )
 
 
-def adapter_spectra(adapter: SkinnyAdapter, options: AnalyzeOptions, engine: LocalEngine) -> Findings:
+def adapter_spectra(adapter: SkinnyAdapter, options: AnalyzeOptions, engine: Engine) -> Findings:
     """The spectrum of each module; energies are told at `options.ranks`, by default at powers of two.
 
     Raises:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from loratools.checkpoints.checkpoint import Checkpoint
-from loratools.engine.local import LocalEngine
+from loratools.engine.engine import Engine
 from loratools.operations.analysis.amplify import amplification_rows
 from loratools.operations.analysis.delta_job import DeltaFacts, DeltaJob
 from loratools.operations.analysis.findings import Findings
@@ -27,7 +27,7 @@ def analyze_pair(
     tuned: Checkpoint,
     adapters: Sequence[Checkpoint],
     options: AnalyzeOptions,
-    engine: LocalEngine,
+    engine: Engine,
 ) -> Findings:
     """Spectra, amplification, movement and tokens of tuned - base; and the adapters beside it.
 
@@ -39,7 +39,7 @@ def analyze_pair(
     return run_pair(plan_pair(base, tuned, adapters, options, workers=engine.workers), engine)
 
 
-def run_pair(plan: PairPlan, engine: LocalEngine) -> Findings:
+def run_pair(plan: PairPlan, engine: Engine) -> Findings:
     """Reads and decomposes what a plan says. Raises LoratoolsError as `analyze_pair`."""
     nowhere = Path()  # the jobs write nothing
     facts = [found for _, found in engine.run("analysing", plan.decomposed, nowhere)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loratools.engine.coverage import Action, Coverage, CoverageRow
-from loratools.engine.local import LocalEngine
+from loratools.engine.engine import Engine
 from loratools.engine.plan import Plan
 from loratools.errors import LoratoolsError, UsageError
 from loratools.operations.analysis.findings import Findings
@@ -72,9 +72,7 @@ def plan_similarity(
     )
 
 
-def compare_adapters(
-    adapters: Sequence[SkinnyAdapter], options: AnalyzeOptions, engine: LocalEngine
-) -> Findings:
+def compare_adapters(adapters: Sequence[SkinnyAdapter], options: AnalyzeOptions, engine: Engine) -> Findings:
     """Compares two or more adapters. Raises as `plan_similarity`, and where factors cannot be read."""
     plan = plan_similarity(adapters, options, workers=engine.workers)
     compared: list[Compared] = []

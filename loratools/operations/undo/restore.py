@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from loratools import __version__
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.provenance import Provenance
-from loratools.engine.local import LocalEngine
+from loratools.engine.engine import Engine
 from loratools.engine.memory import PeakMemory
 from loratools.errors import LoratoolsError
 from loratools.operations.rewrite import run_rewrite, source_roots
@@ -27,7 +27,7 @@ def last_record(merged: Checkpoint) -> UndoRecord | None:
 
 
 def run_restore(
-    plan: RestorePlan, engine: LocalEngine, *, memory: PeakMemory, start: float, resume: bool = False
+    plan: RestorePlan, engine: Engine, *, memory: PeakMemory, start: float, resume: bool = False
 ) -> Report:
     """Writes the base and publishes it, if every tensor has the hash that the record states of it.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loratools.engine.local import LocalEngine
+from loratools.engine.engine import Engine
 from loratools.operations.merge import merge
 from loratools.operations.verification.comparison import Comparison, VerifyOptions
 from loratools.operations.verification.distances import Distances, distance_rows, total
@@ -36,9 +36,7 @@ class Compared:
         return {"distance": self.distance, "distances": self.distances, "outputs": self.outputs}
 
 
-def compare(
-    comparison: Comparison, options: VerifyOptions, engine: LocalEngine, integrity: Integrity
-) -> Compared:
+def compare(comparison: Comparison, options: VerifyOptions, engine: Engine, integrity: Integrity) -> Compared:
     """Measures what can be measured; what is damaged is not compared.
 
     Raises:
@@ -64,12 +62,12 @@ def compare(
     return Compared(checks, whole, rows, outputs)
 
 
-def _measured(distances: Distances, engine: LocalEngine) -> tuple[ModuleDistance, ...]:
+def _measured(distances: Distances, engine: Engine) -> tuple[ModuleDistance, ...]:
     done = engine.run("distances", distances.jobs, Path(), torch=False)
     return distance_rows(distances.jobs, {job.name: apart for job, apart in done})
 
 
-def _outputs(comparison: Comparison, engine: LocalEngine) -> Outputs | None:
+def _outputs(comparison: Comparison, engine: Engine) -> Outputs | None:
     """Merges into a temporary folder, as large as the base, and runs the three models over the text."""
     if comparison.text is None:
         return None
