@@ -78,7 +78,7 @@ def plan_restore(
         for shard in shards
         for tensor in shard.tensors
     )
-    kept, copied = _files(options, merged)
+    kept, copied, notes = _files(options, merged)
     for path in paths[: len(paths) - len(chosen)]:
         copied[f"{FOLDER}/{path.name}"] = path
     side = SideFiles(copied, ())
@@ -94,7 +94,8 @@ def plan_restore(
         memory_bytes=held_at_once(jobs, workers),
         seconds=read / (READ_RATE * workers) + write / WRITE_RATE,
         warnings=tuple(merged.warnings)
-        + (("the base was in torch format, and comes back as safetensors",) if base.made_again else ()),
+        + (("the base was in torch format, and comes back as safetensors",) if base.made_again else ())
+        + tuple(notes),
         inputs=inputs,
         role="merged",
         asked=options,
@@ -198,14 +199,19 @@ def _job(options: RestoreOptions, merged: Checkpoint, name: str, place: TensorSp
     return RestoreJob(source, expected, place, taken, options.allow_modified)
 
 
-def _files(options: RestoreOptions, merged: Checkpoint) -> tuple[dict[str, bytes], dict[str, Path]]:
+def _files(
+    options: RestoreOptions, merged: Checkpoint
+) -> tuple[dict[str, bytes], dict[str, Path], list[str]]:
     """The base's other files: bytes that a record holds, and files of the merged folder that are the base's.
+
+    With them comes what has to be said: files that were changed since, and are taken as they are.
 
     Raises:
         LoratoolsError: one was changed since the merge (unless that is allowed: then it is taken as it is).
     """
     kept: dict[str, bytes] = {}
     copied: dict[str, Path] = {}
+    notes: list[str] = []
     for relative, (root, _) in options.base.files.items():
         holder = next(
             (record for record in reversed(options.records) if record.files.get(relative, ("", False))[1]),
@@ -219,14 +225,16 @@ def _files(options: RestoreOptions, merged: Checkpoint) -> tuple[dict[str, bytes
             missing = not is_file(path)
         if missing:
             raise LoratoolsError("this file of the base is not beside the merged weights any more", file=path)
-        if file_root(path) != root and not options.allow_modified:
-            raise LoratoolsError(
-                "this file was changed since the merge",
-                file=path,
-                hint="--allow-modified takes it as it is",
-            )
+        if file_root(path) != root:
+            if not options.allow_modified:
+                raise LoratoolsError(
+                    "this file was changed since the merge",
+                    file=path,
+                    hint="--allow-modified takes it as it is",
+                )
+            notes.append(f"{relative} was changed since the merge, and is not the base's")
         copied[relative] = path
-    return kept, copied
+    return kept, copied, notes
 
 
 def _coverage(merged: Checkpoint, options: RestoreOptions) -> Coverage:
