@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from loratools.adapters.bias import Bias
 from loratools.adapters.binding import Adapter, Binding, BoundTensor
 from loratools.adapters.fitting import Owned, fit_updates, is_base_itself, refuse_conflicts
+from loratools.adapters.layers import Layers
 from loratools.adapters.names import HEADS, NameMap
 from loratools.adapters.replace import Replace
 from loratools.adapters.tied import Given, Tie, Tied, sides_as_trained, sides_together
@@ -98,10 +99,12 @@ class _Binder:
     decisions: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     untied: bool = False
+    layers: Layers = field(init=False)
     adapter_of: dict[int, int] = field(init=False)
     """The place of the adapter that an update, by identity, is from."""
 
     def __post_init__(self) -> None:
+        self.layers = Layers(self.checkpoint.config)
         self.adapter_of = {
             id(update): place
             for place, one in enumerate(self.given)
@@ -113,7 +116,7 @@ class _Binder:
         """Tied tensors that an adapter touches, by the policy."""
         touched = {name for one in self.given for name in one.updates}
         untouched = []
-        for tie in find_ties(self.checkpoint, self.names, sorted(touched)):
+        for tie in find_ties(self.checkpoint, self.names, sorted(touched), layers=self.layers):
             if touched.isdisjoint(tie.members):
                 untouched.append(tie)
             elif tie.holds():
@@ -221,7 +224,7 @@ class _Binder:
         if not acting and disk in self.checkpoint:
             return
         memory = self.names.memory(disk)
-        fitted = fit_updates(memory, spec, acting, self.checkpoint.config)
+        fitted = fit_updates(memory, spec, acting, self.layers)
         if fitted.conv1d:
             self.conv1d.append(memory)
         self.tensors[disk] = BoundTensor(disk, spec, fitted.updates)
