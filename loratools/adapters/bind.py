@@ -55,7 +55,11 @@ def bind(
         if not math.isfinite(weight):
             raise UsageError(f"the weight {weight} of {adapter.name} is not finite")
     names = NameMap.of(checkpoint)
-    given = [_Placed(adapter, weight, _by_core(adapter, names)) for adapter, weight in adapters]
+    seen: set[int] = set()
+    given = []
+    for adapter, weight in adapters:
+        given.append(_Placed(adapter, weight, _by_core(adapter, names, again=id(adapter) in seen)))
+        seen.add(id(adapter))
     binder = _Binder(checkpoint, names, tied, given)
     binder.bind_ties()
     binder.bind_others()
@@ -72,14 +76,14 @@ class _Placed:
     updates: Mapping[str, tuple[Update, ...]]
 
 
-def _by_core(adapter: Adapter, names: NameMap) -> dict[str, tuple[Update, ...]]:
-    """Its updates by core name, as objects of their own: an adapter may be given twice, with two weights."""
+def _by_core(adapter: Adapter, names: NameMap, *, again: bool) -> dict[str, tuple[Update, ...]]:
+    """Its updates by core name, as objects of their own where it was given before, with another weight."""
     found: dict[str, tuple[Update, ...]] = {}
     for name, updates in adapter.updates.items():
         core = names.core(name)
         if core in found:
             raise LoratoolsError(f"{adapter.name} has {core} with and without a prefix", tensor=name)
-        found[core] = tuple(map(copy, updates))
+        found[core] = tuple(map(copy, updates)) if again else updates
     return found
 
 
