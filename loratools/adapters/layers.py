@@ -293,7 +293,9 @@ def _router(tensor: _Tensor) -> LayerGuess | None:
 
 def _conv1d(tensor: _Tensor) -> LayerGuess | None:
     if tensor.module in _CONV1D_MODULES and tensor.model.types & _CONV1D_MODELS:
-        return LayerGuess(Layer.CONV1D, True, f"{tensor.module} of {min(tensor.model.types & _CONV1D_MODELS)}")
+        return LayerGuess(
+            Layer.CONV1D, True, f"{tensor.module} of {min(tensor.model.types & _CONV1D_MODELS)}"
+        )
     return None
 
 

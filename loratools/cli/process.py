@@ -95,8 +95,8 @@ def _imports_torch(frame: FrameType | None) -> bool:
 
 
 _SELDOM = (10_000, 20, 50)
-"""How many new objects it takes until Python looks for cycles among them, and how often among older ones. A
-plan is hundreds of thousands of small objects that stay, and looking through them again and again took a fifth
-of its time."""
+"""How many new objects it takes until Python looks for cycles among them, and how often among older ones: a
+plan is hundreds of thousands of small objects that stay, and looking through them again and again took a
+fifth of its time."""
 _IMPORT = "<frozen importlib._bootstrap>"
 _RETRY_SECONDS = 0.02

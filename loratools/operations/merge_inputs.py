@@ -134,9 +134,7 @@ def _open_adapter(reference: Reference) -> Checkpoint:
 
 
 def _open_checkpoint(reference: Reference) -> Checkpoint:
-    opened = (
-        reference.checkpoint if isinstance(reference, OpenedReference) else open_checkpoint(reference)
-    )
+    opened = reference.checkpoint if isinstance(reference, OpenedReference) else open_checkpoint(reference)
     if opened.kind is not Kind.CHECKPOINT:
         raise UsageError(
             "an adapter stands where the checkpoint has to be",

@@ -148,9 +148,7 @@ def _in_memory(checkpoint: Checkpoint) -> dict[str, TensorSpec]:
     return {names.memory(name): spec for name, spec in checkpoint.items()}
 
 
-def _paired(
-    name: str, base: TensorSpec | None, tuned: TensorSpec | None, layers: Layers
-) -> PairedTensor:
+def _paired(name: str, base: TensorSpec | None, tuned: TensorSpec | None, layers: Layers) -> PairedTensor:
     spec = tuned or base
     assert spec is not None
     return PairedTensor(name, base, tuned, layers.of(name, spec))
