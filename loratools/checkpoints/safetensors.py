@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,11 @@ def _spec(name: str, entry: Any, path: Path, start: int) -> TensorSpec:
         raise LoratoolsError(f"unknown dtype {word!r}", file=path, tensor=name)
     bits = BITS[word]
     shape = check_shape(entry["shape"], bits, file=path, tensor=name)
-    if not isinstance(offsets, list) or len(offsets) != 2 or any(type(at) is not int for at in offsets):
+    if not isinstance(offsets, list) or len(offsets) != 2:
         raise LoratoolsError("data_offsets must be two integers", file=path, tensor=name)
     begin, end = offsets
+    if type(begin) is not int or type(end) is not int:
+        raise LoratoolsError("data_offsets must be two integers", file=path, tensor=name)
     if not 0 <= begin <= end:
         raise LoratoolsError("data_offsets run backwards", file=path, tensor=name)
     if math.prod(shape) * bits != (end - begin) * 8:
@@ -150,7 +153,7 @@ def _spec(name: str, entry: Any, path: Path, start: int) -> TensorSpec:
 def _check_cover(tensors: Mapping[str, TensorSpec], start: int, size: int, path: Path) -> None:
     """The tensors must cover the data from `start` to the file's end, each byte once."""
     reached = start
-    for spec in sorted(tensors.values(), key=lambda spec: (spec.offset, spec.bytes)):
+    for spec in sorted(tensors.values(), key=attrgetter("offset", "bytes")):
         if spec.offset != reached:
             what = "overlaps the tensor before it" if spec.offset < reached else "leaves a hole before it"
             raise LoratoolsError(f"the data {what}", file=path, tensor=spec.name)
