@@ -11,6 +11,7 @@ from .krylov import wide
 
 __all__ = [
     "Measured",
+    "Scaled",
     "comfortably_scaled",
     "frobenius_squared",
     "residual_squared",
@@ -31,21 +32,36 @@ def frobenius_squared(matrix: torch.Tensor) -> float:
     return float(wide(torch.linalg.vector_norm(rows, dim=1)).square().sum())
 
 
-def comfortably_scaled(delta: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """The delta over a power of two, if needed, that keeps fourth powers in range, and the exponent."""
-    norm_squared = frobenius_squared(delta)
+@dataclass(frozen=True)
+class Scaled:
+    """A matrix over a power of two, `exponent`, and the squared norm of what is left."""
+
+    matrix: torch.Tensor
+    exponent: int
+    norm_squared: float
+
+
+def comfortably_scaled(delta: torch.Tensor, norm_squared: float | None = None) -> Scaled:
+    """The delta over a power of two, if needed, that keeps fourth powers in range.
+
+    Args:
+        delta: a matrix.
+        norm_squared: its `frobenius_squared`, where that is known already.
+    """
+    norm_squared = frobenius_squared(delta) if norm_squared is None else norm_squared
     if _COMFORTABLE[0] <= norm_squared <= _COMFORTABLE[1]:
-        return delta, 0
+        return Scaled(delta, 0, norm_squared)
     low, high = torch.aminmax(delta)
     largest = max(abs(float(low)), abs(float(high)))
     if not math.isfinite(largest):
         wrong = int(delta.numel() - delta.isfinite().sum())
         raise ValueError(f"{wrong} of {delta.numel()} entries of the delta are not finite")
     if largest == 0.0:
-        return delta, 0
+        return Scaled(delta, 0, 0.0)
     exponent = max(min(math.frexp(largest)[1], 1000), -1000)
     half = exponent // 2  # in two steps: 2**-exponent itself may be out of float32's range
-    return delta * 2.0**-half * 2.0 ** (half - exponent), exponent
+    scaled = delta * 2.0**-half * 2.0 ** (half - exponent)
+    return Scaled(scaled, exponent, frobenius_squared(scaled))
 
 
 def rounding_of_products(matrix: torch.Tensor) -> float:

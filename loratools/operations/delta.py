@@ -14,6 +14,8 @@ from loratools.checkpoints.hashing import TensorHasher
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
+from loratools.linalg.norms import frobenius_squared
+from loratools.operations.reused import reused
 
 __all__ = [
     "Comparison",
@@ -27,7 +29,8 @@ __all__ = [
     "unfactorable",
 ]
 
-_BLOCK_BYTES = 4 * 2**20
+_BLOCK_BYTES = 2**20
+"""Of a block as stored: it is read, hashed, widened, subtracted and measured while it is in a core's cache."""
 _SAFE_SQUARES = 1e-20
 """Sums of squares that float32 holds well, whatever the block's size."""
 
@@ -39,6 +42,8 @@ class Difference:
     """tuned - base, and what was seen on the way."""
 
     delta: torch.Tensor
+    norm_squared: float
+    """||delta||_F², as `norms.frobenius_squared` has it: not finite where its dtype does not hold squares."""
     base_norm: float
     only_rounded: bool
     """Dtypes differ, and base rounded to tuned's dtype is tuned: then nothing was learnt."""
@@ -76,38 +81,45 @@ class _Block(NamedTuple):
     tuned: torch.Tensor
 
 
-def difference(base: TensorSpec, tuned: TensorSpec, *, keep: bool = False) -> Difference:
+def difference(
+    base: TensorSpec, tuned: TensorSpec, *, keep: bool = False, reuse: bool = False
+) -> Difference:
     """tuned - base of two floating tensors of one shape.
 
     The delta is float32 where both are float16 or bfloat16 (then the subtraction is exact or rounded once)
-    and float64 otherwise. `keep`: both sides as stored come along, each whole in memory.
+    and float64 otherwise. `keep`: both sides as stored come along, each whole in memory. `reuse`: the delta
+    lies in memory of the calling thread, and lasts until that asks for the next.
 
     Raises:
-        LoratoolsError: values that are not finite on either side, with their count; a difference that the
-            delta's dtype cannot hold; a file that cannot be read.
+        LoratoolsError: values that are not finite on either side, with their count; a file that cannot be
+            read.
     """
     wide = delta_dtype(base, tuned)
-    delta = torch.empty(tuned.shape, dtype=wide)
-    base_squares, rounded = 0.0, base.dtype != tuned.dtype and _narrows(base, tuned)
+    delta = reused("delta", tuned.shape, wide) if reuse else torch.empty(tuned.shape, dtype=wide)
+    base_squares = norm_squared = 0.0
+    rounded = base.dtype != tuned.dtype and _narrows(base, tuned)
     guards = (_Finite(base), _Finite(tuned))
     hashers = (TensorHasher(), TensorHasher())
     kept = [
         torch.empty(spec.shape, dtype=getattr(torch, spec.dtype)) if keep else None for spec in (base, tuned)
     ]
+    widened = delta.new_empty((_rows_of_block(tuned), *tuned.shape[1:]))
     for block in _blocks(base, tuned, hashers):
-        first, last = block.first, block.first + len(block.tuned)
+        rows = slice(block.first, block.first + len(block.tuned))
         for whole, part in zip(kept, (block.base, block.tuned), strict=True):
             if whole is not None:
-                whole[first:last] = part
-        one, other = block.base.to(wide), block.tuned.to(wide)
+                whole[rows] = part
+        one, other = widened[: len(block.base)].copy_(block.base), delta[rows].copy_(block.tuned)
         base_squares += guards[0].look(one)
-        guards[1].look(other)
-        torch.sub(other, one, out=delta[first:last])
+        moved = frobenius_squared(other.sub_(one))
+        if not math.isfinite(moved):  # as it also is where finite values are too large for their dtype
+            guards[1].look(block.tuned)
+        norm_squared += moved
         rounded = rounded and torch.equal(block.base.to(block.tuned.dtype), block.tuned)
     for guard in guards:
         guard.refuse()
     roots = hashers[0].root(), hashers[1].root()
-    return Difference(delta, math.sqrt(base_squares), rounded, *roots, *kept)
+    return Difference(delta, norm_squared, math.sqrt(base_squares), rounded, *roots, *kept)
 
 
 def compare(base: TensorSpec, tuned: TensorSpec) -> Comparison:

@@ -171,7 +171,7 @@ class FactorJob:
 
     def run(self, workspace: Path) -> FactorFacts:
         started = time.perf_counter()
-        read = difference(self.base, self.tuned, keep=self.cut.above_noise)
+        read = difference(self.base, self.tuned, keep=self.cut.above_noise, reuse=True)
         roots = {
             (Side.BASE, self.base.name): read.base_root,
             (Side.TUNED, self.tuned.name): read.tuned_root,
@@ -197,12 +197,12 @@ class FactorJob:
         """The triplets to keep, and the noise that they were held against if that chose them."""
         delta = self._oriented(read.delta)
         if not self.cut.above_noise:
-            return self._decompose(delta, self.cut.rank), None
+            return self._decompose(delta, self.cut.rank, read.norm_squared), None
         assert read.base is not None and read.tuned is not None
         noise, looked_at = held_against_noise(
             self._oriented(read.base),
             self._oriented(read.tuned),
-            lambda rank: self._decompose(delta, rank),
+            lambda rank: self._decompose(delta, rank, read.norm_squared),
             limit=self._limit,
             probability=self.noise_probability,
             seed=self.seed,
@@ -220,7 +220,7 @@ class FactorJob:
         limit = min(self.cut.max_rank or min(self.sides), min(self.sides))
         return min(limit, breakeven_rank(*self.sides) + 1) if self.whole_allowed else limit
 
-    def _decompose(self, delta: torch.Tensor, rank: int | None) -> Factorization:
+    def _decompose(self, delta: torch.Tensor, rank: int | None, norm_squared: float) -> Factorization:
         return truncated_svd(
             delta,
             rank=rank,
@@ -230,6 +230,7 @@ class FactorJob:
             method=self.cut.method,
             seed=self.seed,
             failure_probability=self.failure_probability,
+            norm_squared=norm_squared,
         )
 
     @property
