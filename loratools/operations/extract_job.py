@@ -16,7 +16,7 @@ from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
 from loratools.errors import LoratoolsError
 from loratools.linalg.factors import fold
 from loratools.linalg.noise import NoiseFloor
-from loratools.linalg.norms import frobenius_squared
+from loratools.linalg.norms import distance_squared
 from loratools.linalg.ranks import breakeven_rank
 from loratools.linalg.rounding_torch import round_once
 from loratools.linalg.svd import Factorization, truncated_svd
@@ -28,8 +28,6 @@ from loratools.operations.pairing import Side
 from loratools.operations.seeds import module_seed
 
 __all__ = ["CompareJob", "FactorFacts", "FactorJob", "Factors", "HashJob", "ReadFacts", "ReadJob"]
-
-_ROWS = 512
 
 Roots = Mapping[tuple[Side, str], str]
 """Hashes by side and name on disk."""
@@ -278,8 +276,4 @@ def _residual(delta: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, *
     """
     single = delta.dtype is torch.float32 and about > 1e-2
     dtype = torch.float32 if single else torch.float64
-    A, B = lora_A.to(dtype), lora_B.to(dtype)
-    squares = 0.0
-    for rows, left in zip(torch.split(delta, _ROWS), torch.split(B, _ROWS), strict=True):
-        squares += frobenius_squared(torch.addmm(rows.to(dtype), left, A, alpha=-1.0))
-    return math.sqrt(squares)
+    return math.sqrt(distance_squared(delta, lora_B.to(dtype), lora_A.to(dtype)))
