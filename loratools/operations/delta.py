@@ -14,6 +14,8 @@ from loratools.checkpoints.hashing import TensorHasher
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
+from loratools.linalg.bitwise import rows_that_differ
+from loratools.linalg.finite import NonFinite
 from loratools.linalg.norms import frobenius_squared
 from loratools.operations.reused import reused
 
@@ -136,15 +138,14 @@ def compare(base: TensorSpec, tuned: TensorSpec) -> Comparison:
     hashers = (TensorHasher(), TensorHasher())
     narrows = _narrows(base, tuned)
     for block in _blocks(base, tuned, hashers):
-        guards[0].look(block.base)
-        guards[1].look(block.tuned)
+        guards[0].check(block.base)
+        guards[1].check(block.tuned)
         shared = min(len(block.base), len(block.tuned))
         if not shared:
             continue
         one, other = block.base[:shared], block.tuned[:shared]
-        differs = (one.to(other.dtype) if narrows else one) != other
-        rows = differs.reshape(shared, -1).any(dim=1).nonzero().flatten()
-        changed.extend((rows + block.first).tolist())
+        differs = rows_that_differ(one.to(other.dtype) if narrows else one, other)
+        changed.extend((differs.nonzero().flatten() + block.first).tolist())
     for guard in guards:
         guard.refuse()
     few = 2 * len(changed) <= tuned.rows
@@ -187,7 +188,7 @@ def read_finite(spec: TensorSpec) -> torch.Tensor:
     with TensorReader(spec) as reader:
         values = reader.read(0, spec.rows).torch()
     for block in torch.split(values, _rows_of_block(spec)):
-        guard.look(block)
+        guard.check(block)
     guard.refuse()
     return values
 
@@ -206,7 +207,7 @@ def hash_tensor(spec: TensorSpec, *, finite: bool) -> str:
             raw = reader.read(first, min(step, spec.rows - first), into=buffer)
             hasher.update(raw.buffer)
             if finite:
-                guard.look(raw.torch())
+                guard.check(raw.torch())
     guard.refuse()
     return hasher.root()
 
@@ -237,6 +238,13 @@ class _Finite:
     def __init__(self, spec: TensorSpec) -> None:
         self._spec = spec
         self._wrong = 0
+        self._bits: NonFinite | None = None
+
+    def check(self, block: torch.Tensor) -> None:
+        """Takes a block as it is stored, whose squares nobody asks for; no later one may be larger."""
+        if NonFinite.knows(self._spec.dtype):
+            self._bits = self._bits or NonFinite(self._spec.dtype, block.nbytes)
+            self._bits.look(block.reshape(-1).view(torch.uint8).numpy().data)
 
     def look(self, block: torch.Tensor) -> float:
         """Takes a block; returns the sum of its squares, in float64 where float32 does not hold it."""
@@ -254,9 +262,10 @@ class _Finite:
         return squares
 
     def refuse(self) -> None:
-        if self._wrong:
+        wrong = self._wrong + (0 if self._bits is None else self._bits.count)
+        if wrong:
             raise LoratoolsError(
-                f"{self._wrong} of {self._spec.elements} values are NaN or infinite",
+                f"{wrong} of {self._spec.elements} values are NaN or infinite",
                 file=self._spec.file,
                 tensor=self._spec.name,
                 hint="the checkpoint is broken: take another one",
