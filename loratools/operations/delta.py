@@ -161,15 +161,20 @@ def distance(base: TensorSpec, tuned: TensorSpec, *, by_row: bool = False) -> Di
     """
     guards = (_Finite(base), _Finite(tuned))
     squares: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    for block in _blocks(base, tuned, (TensorHasher(), TensorHasher())):
-        guards[0].look(block.base)
-        guards[1].look(block.tuned)
+    length = math.prod(tuned.shape[1:])
+    room = torch.empty(2, _rows_of_block(tuned), length, dtype=torch.float64)
+    for block in _blocks(base, tuned):
+        guards[0].check(block.base)
+        guards[1].check(block.tuned)
         shared = min(len(block.base), len(block.tuned))
         if not shared:
             continue
-        one, other = (side[:shared].reshape(shared, -1).double() for side in (block.base, block.tuned))
-        squares[0].append(one.square().sum(dim=1))
-        squares[1].append((other - one).square().sum(dim=1))
+        one, other = (
+            wide[:shared].copy_(side[:shared].reshape(shared, length))
+            for wide, side in zip(room, (block.base, block.tuned), strict=True)
+        )
+        squares[0].append(torch.linalg.vector_norm(one, dim=1).square_())
+        squares[1].append(torch.linalg.vector_norm(other.sub_(one), dim=1).square_())
     for guard in guards:
         guard.refuse()
     rows = [torch.cat([torch.zeros(0, dtype=torch.float64), *each]) for each in squares]
@@ -273,9 +278,9 @@ class _Finite:
 
 
 def _blocks(
-    base: TensorSpec, tuned: TensorSpec, hashers: tuple[TensorHasher, TensorHasher]
+    base: TensorSpec, tuned: TensorSpec, hashers: tuple[TensorHasher, TensorHasher] | None = None
 ) -> Iterator[_Block]:
-    """Both tensors block by block, rows of one beside the same rows of the other; hashed as they come.
+    """Both tensors block by block, rows of one beside the same rows of the other; hashed if that is asked.
 
     The longer one's last blocks stand beside empty ones. Buffers are reused: a block lives until the next.
     """
@@ -285,10 +290,11 @@ def _blocks(
         buffers = [bytearray(max(1, step * spec.row_bytes)) for spec in (base, tuned)]
         for first in range(0, max(base.rows, tuned.rows), step):
             values = []
-            for reader, buffer, hasher in zip(readers, buffers, hashers, strict=True):
+            for reader, buffer, hasher in zip(readers, buffers, hashers or (None, None), strict=True):
                 count = max(0, min(step, reader.spec.rows - first))
                 raw = reader.read(first if count else 0, count, into=buffer)
-                hasher.update(raw.buffer)
+                if hasher is not None:
+                    hasher.update(raw.buffer)
                 values.append(raw.torch() if raw.spec.shape else raw.torch().reshape(1))
             yield _Block(first, *values)
 
