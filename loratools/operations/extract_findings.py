@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from loratools.engine.coverage import Action, Coverage, CoverageRow
 from loratools.errors import LoratoolsError
@@ -40,12 +41,12 @@ class Findings:
     holdings: Holdings
     coverage: Coverage
 
-    @property
+    @cached_property
     def whole(self) -> tuple[str, ...]:
         """Linear weights that are saved whole: their factors would cost more."""
         return tuple(name for name, facts in self.factors.items() if facts.changed and facts.factors is None)
 
-    @property
+    @cached_property
     def factored(self) -> dict[str, FactorFacts]:
         return {name: facts for name, facts in self.factors.items() if facts.factors is not None}
 

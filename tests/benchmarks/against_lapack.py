@@ -22,10 +22,12 @@ from safetensors import safe_open
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import loratools
+from fixtures.campaign_figures import Figures
 from fixtures.pairs import llama_pair
 from loratools import sample
 
 RANK = 16
+COLUMNS = ("module", "LAPACK's residual", "ours", "excess", "certified")
 
 
 def main() -> None:
@@ -33,6 +35,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--layers", type=int, help="of a generated pair; without it the sample is taken")
+    parser.add_argument("--write", action="store_true", help="keep the figures for the documentation")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="against-lapack-") as work:
         folder = Path(work)
@@ -40,15 +43,23 @@ def main() -> None:
         if options.layers:
             pair = llama_pair(folder, layers=options.layers)
             base, tuned = pair.base, pair.tuned
-        compare(base, tuned, folder / "adapter")
-        come_back(base, tuned, folder)
+        rows = compare(base, tuned, folder / "adapter")
+        worst = f"worst excess {max(float(row[3]) for row in rows):.1e}"
+        print(f"\n{worst}")
+        came_back = come_back(base, tuned, folder)
+        print(f"\n{came_back}")
+    if options.write:
+        words = f"--layers {options.layers} --write" if options.layers else "--write"
+        command = f"python tests/benchmarks/against_lapack.py {words}"
+        name = f"{options.layers}-layers" if options.layers else "sample"
+        Figures(command, COLUMNS, rows, f"{worst}; {came_back}.").write(f"against_lapack-{name}")
 
 
-def compare(base: Path, tuned: Path, output: Path) -> None:
+def compare(base: Path, tuned: Path, output: Path) -> list[tuple[str, ...]]:
     report = loratools.extract(base, tuned, output, rank=RANK)
     before, after, adapter = tensors(base), tensors(tuned), tensors(output)
-    print("| module | LAPACK's residual | ours | excess | certified |\n|---|---|---|---|---|")
-    worst = 0.0
+    print(f"| {' | '.join(COLUMNS)} |\n|---|---|---|---|---|")
+    rows = []
     for row in report.modules or ():
         name = f"{row.name}.weight"
         delta = after[name].double() - before[name].double()
@@ -58,15 +69,13 @@ def compare(base: Path, tuned: Path, output: Path) -> None:
         key = f"base_model.model.{row.name}"
         A, B = (adapter[f"{key}.lora_{factor}.weight"].double() for factor in "AB")
         ours = float(torch.linalg.matrix_norm(delta - B @ A)) / norm
-        worst = max(worst, ours / optimum - 1)
-        print(
-            f"| {row.name} | {optimum:.6f} | {ours:.6f} | {ours / optimum - 1:.1e} | {row.excess:.1e} |",
-            flush=True,
-        )
-    print(f"\nworst excess {worst:.1e}")
+        residuals = (f"{optimum:.6f}", f"{ours:.6f}")
+        rows.append((row.name, *residuals, f"{ours / optimum - 1:.1e}", f"{row.excess:.1e}"))
+        print(f"| {' | '.join(rows[-1])} |", flush=True)
+    return rows
 
 
-def come_back(base: Path, tuned: Path, folder: Path) -> None:
+def come_back(base: Path, tuned: Path, folder: Path) -> str:
     full = max(min(spec.shape) for spec in loratools.open_checkpoint(tuned).values() if len(spec.shape) == 2)
     loratools.extract(base, tuned, folder / "full", rank=full, svd="exact")
     loratools.merge(base, [folder / "full"], folder / "merged")
@@ -74,7 +83,7 @@ def come_back(base: Path, tuned: Path, folder: Path) -> None:
     same = sum(int((after[name].view(torch.int16) == merged[name].view(torch.int16)).sum()) for name in after)
     total = sum(tensor.numel() for tensor in after.values())
     share = f"{same / total:.6%} of {total:,} elements"
-    print(f"\nextracted at rank {full} and merged: {share} are as in tuned, bit for bit")
+    return f"extracted at rank {full} and merged: {share} are as in tuned, bit for bit"
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
+from fixtures.campaign_figures import Figures
 from fixtures.lora_files import write_adapter
-from tests.benchmarks.paired import Contender, pairs, table
+from tests.benchmarks.paired import COLUMNS, Contender, Rows, compared, pairs, table
 
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
@@ -34,13 +35,16 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=2048)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--write", action="store_true", help="keep the figures for the documentation")
     options = parser.parse_args()
 
+    rows: Rows = []
     with tempfile.TemporaryDirectory(prefix="arithmetic-speed-") as scratch:
         work = Path(scratch)
         one, two = (adapter(work / str(seed), options, seed) for seed in range(2))
         weights = one / "adapter_model.safetensors"
-        print(f"{options.modules} modules, {weights.stat().st_size / 1e6:.0f} MB an adapter, float32\n")
+        size = f"{options.modules} modules, {weights.stat().st_size / 1e6:.0f} MB an adapter, float32"
+        print(f"{size}\n")
         half = str(max(1, options.rank // 2))
         contenders = (
             (loratools(work, "resize", one, "--rank", half), [one]),
@@ -49,7 +53,17 @@ def main() -> None:
         )
         for ours, read in contenders:
             peer = copying(read, work / "copy")
-            print(table(peer, ours, pairs(peer, ours, options.pairs)), end="\n\n")
+            runs = pairs(peer, ours, options.pairs)
+            print(table(peer, ours, runs), end="\n\n")
+            rows += compared(peer, ours, runs)
+    if options.write:
+        words = f"--modules {options.modules} --pairs {options.pairs} --write"
+        Figures(
+            f"python tests/benchmarks/arithmetic_speed.py {words}",
+            COLUMNS,
+            rows,
+            f"{size}; medians of {options.pairs} pairs.",
+        ).write(f"arithmetic_speed-{options.modules}-modules")
 
 
 def adapter(folder: Path, options: argparse.Namespace, seed: int) -> Path:

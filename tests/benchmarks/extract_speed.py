@@ -17,8 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from fixtures.campaign_figures import Figures
 from fixtures.pairs import llama_pair
-from tests.benchmarks.paired import Contender, pairs, table
+from tests.benchmarks.paired import COLUMNS, Contender, compared, pairs, table
 
 
 def main() -> None:
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--write", action="store_true", help="keep the figures for the documentation")
     options = parser.parse_args()
 
     loratools = shutil.which("loratools", path=sysconfig.get_path("scripts"))
@@ -52,7 +54,16 @@ def main() -> None:
             [loratools, "extract", str(pair.base), str(pair.tuned), "-o", str(ours), "--rank", rank],
             ours,
         )
-        print(table(first, second, pairs(first, second, options.pairs)))
+        runs = pairs(first, second, options.pairs)
+        print(table(first, second, runs))
+    if options.write:
+        words = f"--mergekit mergekit-extract-lora --layers {options.layers} --pairs {options.pairs} --write"
+        Figures(
+            f"python tests/benchmarks/extract_speed.py {words}",
+            COLUMNS,
+            compared(first, second, runs),
+            f"{options.layers} layers, rank {options.rank}; medians of {options.pairs} pairs.",
+        ).write(f"extract_speed-{options.layers}-layers")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from safetensors.torch import load_file
 
+from fixtures.campaign_figures import Figures
 from fixtures.lora_files import lora_factors, write_adapter
 from fixtures.pairs import llama_pair
-from tests.benchmarks.paired import Contender, pairs, table
+from tests.benchmarks.paired import COLUMNS, Contender, Rows, compared, pairs, table
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -46,14 +47,26 @@ def main() -> None:
     parser.add_argument("--ffn", type=int, default=8192)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--write", action="store_true", help="keep the figures for the documentation")
     options = parser.parse_args()
 
+    rows: Rows = []
     with tempfile.TemporaryDirectory(prefix="merge-speed-") as scratch:
         work = Path(scratch)
         base, adapter = prepare(work, options)
         ours = merge(base, adapter, work / "ours")
         for peer in (peft(base, adapter, work / "peft"), copying(base, work / "copy")):
-            print(table(peer, ours, pairs(peer, ours, options.pairs)), end="\n\n")
+            runs = pairs(peer, ours, options.pairs)
+            print(table(peer, ours, runs), end="\n\n")
+            rows += compared(peer, ours, runs)
+    if options.write:
+        words = f"--layers {options.layers} --pairs {options.pairs} --write"
+        Figures(
+            f"python tests/benchmarks/merge_speed.py {words}",
+            COLUMNS,
+            rows,
+            f"{options.layers} layers, rank {options.rank}; medians of {options.pairs} pairs.",
+        ).write(f"merge_speed-{options.layers}-layers")
 
 
 def prepare(work: Path, options: argparse.Namespace) -> tuple[Path, Path]:

@@ -74,9 +74,22 @@ def pairs(
     return runs
 
 
+COLUMNS = ("command", "beside", "what", "theirs", "ours", "ratio, median (range)")
+"""Of the figures that are kept of pairs, `Rows`."""
+
+Rows = list[tuple[str, ...]]
+
+
 def table(first: Contender, second: Contender, runs: tuple[list[Run], list[Run]]) -> str:
     """A Markdown table of medians (and ranges), with the ratio first / second taken pair by pair."""
     lines = [f"| | {first.name} | {second.name} | ratio, median (range) |", "|---|---|---|---|"]
+    lines += [f"| {' | '.join(row[2:])} |" for row in compared(first, second, runs)]
+    return "\n".join(lines)
+
+
+def compared(peer: Contender, ours: Contender, runs: tuple[list[Run], list[Run]]) -> Rows:
+    """The same as rows of `COLUMNS`."""
+    found = []
     columns: tuple[tuple[str, Callable[[Run], float]], ...] = (
         ("wall clock, s", lambda one: one.wall),
         ("processor time, s", lambda one: one.processor),
@@ -85,11 +98,10 @@ def table(first: Contender, second: Contender, runs: tuple[list[Run], list[Run]]
     for label, figure in columns:
         one, other = ([figure(result) for result in results] for results in runs)
         ratios = [a / b for a, b in zip(one, other, strict=True)]
-        lines.append(
-            f"| {label} | {statistics.median(one):.2f} | {statistics.median(other):.2f} "
-            f"| {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) |"
-        )
-    return "\n".join(lines)
+        span = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        medians = (f"{statistics.median(one):.2f}", f"{statistics.median(other):.2f}")
+        found.append((ours.name, peer.name, label, *medians, span))
+    return found
 
 
 def _clear(output: Path) -> None:
