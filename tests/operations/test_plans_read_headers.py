@@ -21,7 +21,7 @@ PAGE = 8192
 
 @dataclass
 class Watching(System):
-    """Refuses to read weights: what begins behind a weight file's header, and what a buffer did not ask for."""
+    """Refuses to read weights: what lies behind a weight file's header, but for what a buffer reads ahead."""
 
     starts: dict[int, int] = field(default_factory=dict)
     """The first byte of the weights, by open handle."""
