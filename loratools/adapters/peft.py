@@ -89,10 +89,11 @@ def _by_module(checkpoint: Checkpoint) -> tuple[dict[str, _Module], dict[str, st
         if key.part in IGNORED:
             ignored[name] = IGNORED[key.part]
             continue
-        guess = layers.of(f"{key.module}.{key.leaf}", spec)
-        if guess.layer is Layer.BUFFER and guess.certain:
-            ignored[name] = f"{guess.reason}, which the model makes itself"
-            continue
+        if key.leaf != "weight":  # no buffer is called that
+            guess = layers.of(f"{key.module}.{key.leaf}", spec)
+            if guess.layer is Layer.BUFFER and guess.certain:
+                ignored[name] = f"{guess.reason}, which the model makes itself"
+                continue
         if not spec.floating:
             raise LoratoolsError(
                 f"an adapter's tensor of {spec.dtype} cannot be applied", file=spec.file, tensor=name

@@ -50,6 +50,9 @@ BITS: dict[str, int] = {
 }  # fmt: skip
 
 
+_FIELDS = frozenset({"dtype", "shape", "data_offsets"})
+
+
 @dataclass(frozen=True)
 class Header:
     """What a safetensors file says of itself."""
@@ -120,7 +123,7 @@ def _metadata(metadata: Any, path: Path) -> Mapping[str, str]:
 
 def _spec(name: str, entry: Any, path: Path, start: int) -> TensorSpec:
     """The tensor that one header entry describes, checked in itself: size against shape, place aligned."""
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         raise LoratoolsError(
             "a header entry must have dtype, shape and data_offsets, and no more", file=path, tensor=name
         )

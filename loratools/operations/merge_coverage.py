@@ -104,5 +104,6 @@ def _adapter_fate(
     targets = users.get(key)
     if not targets:
         raise ValueError(f"{key} of {adapter.name} was bound to nothing, and nobody says why")
-    action = Action.APPLIED if any(name in checkpoint for name in targets) else Action.ADDED
+    there = targets[0] in checkpoint or any(name in checkpoint for name in targets)
+    action = Action.APPLIED if there else Action.ADDED
     return action, f"to {', '.join(targets)}"
