@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 2**20
-"""Of a block as stored: it is read, hashed, widened, subtracted and measured while it is in a core's cache."""
+"""Of a block as stored: it is read, hashed, widened, subtracted and measured while it is in the cache."""
 _SAFE_SQUARES = 1e-20
 """Sums of squares that float32 holds well, whatever the block's size."""
 
@@ -44,8 +44,6 @@ class Difference:
     """tuned - base, and what was seen on the way."""
 
     delta: torch.Tensor
-    norm_squared: float
-    """||delta||_F², as `norms.frobenius_squared` has it: not finite where its dtype does not hold squares."""
     base_norm: float
     only_rounded: bool
     """Dtypes differ, and base rounded to tuned's dtype is tuned: then nothing was learnt."""
@@ -54,6 +52,8 @@ class Difference:
     base: torch.Tensor | None = None
     """Both sides as stored, where they were to be kept."""
     tuned: torch.Tensor | None = None
+    norm_squared: float | None = None
+    """||delta||_F², as `norms.frobenius_squared` has it, where it was measured on the way."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,7 @@ class _Block(NamedTuple):
     tuned: torch.Tensor
 
 
-def difference(
-    base: TensorSpec, tuned: TensorSpec, *, keep: bool = False, reuse: bool = False
-) -> Difference:
+def difference(base: TensorSpec, tuned: TensorSpec, *, keep: bool = False, reuse: bool = False) -> Difference:
     """tuned - base of two floating tensors of one shape.
 
     The delta is float32 where both are float16 or bfloat16 (then the subtraction is exact or rounded once)
@@ -121,7 +119,15 @@ def difference(
     for guard in guards:
         guard.refuse()
     roots = hashers[0].root(), hashers[1].root()
-    return Difference(delta, norm_squared, math.sqrt(base_squares), rounded, *roots, *kept)
+    return Difference(
+        delta,
+        math.sqrt(base_squares),
+        rounded,
+        *roots,
+        base=kept[0],
+        tuned=kept[1],
+        norm_squared=norm_squared,
+    )
 
 
 def compare(base: TensorSpec, tuned: TensorSpec) -> Comparison:
