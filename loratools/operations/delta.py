@@ -16,6 +16,7 @@ from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
 
 __all__ = [
+    "READ_BYTES",
     "Comparison",
     "Difference",
     "Distance",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 4 * 2**20
+READ_BYTES = 6 * _BLOCK_BYTES
+"""Bytes that looking at two tensors side by side holds: a block of each, and what is made of it."""
+
 _SAFE_SQUARES = 1e-20
 """Sums of squares that float32 holds well, whatever the block's size."""
 

@@ -19,6 +19,7 @@ from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import RawTensor, TensorSpec
 from loratools.operations.evidence import Evidence, of_tensor
 from loratools.operations.precision import Stored, Wide, stored, widened
+from loratools.operations.rates import COPY_RATE
 
 if TYPE_CHECKING:
     from loratools.operations.undo.recorder import Kept
@@ -229,6 +230,10 @@ class CopyJob:
     @property
     def memory(self) -> int:
         return rows_of_block(self.target) * self.target.row_bytes
+
+    @property
+    def cost(self) -> float:
+        return self.bytes / COPY_RATE
 
     @property
     def leaves(self) -> tuple[str, ...]:

@@ -18,10 +18,12 @@ from loratools.checkpoints.provenance import InputRecord, Provenance, fingerprin
 from loratools.checkpoints.publication import check_target
 from loratools.checkpoints.spec import TensorSpec
 from loratools.engine.coverage import Action, Coverage, CoverageRow
+from loratools.engine.plan import Written
 from loratools.errors import LoratoolsError, UsageError
 from loratools.operations.merge_inputs import MergeInputs
+from loratools.operations.rates import finishing, overhead
 from loratools.operations.rewrite_layout import Outgoing, Shard
-from loratools.operations.rewrite_plan import READ_RATE, WRITE_RATE, RewritePlan, held_at_once
+from loratools.operations.rewrite_plan import RewritePlan
 from loratools.operations.rewrite_record import input_record, tensor_root
 from loratools.operations.sidefiles import SideFiles
 from loratools.operations.streaming import TensorFigures
@@ -48,7 +50,7 @@ RestorePlan = RewritePlan[RestoreOptions]
 
 
 def plan_restore(
-    merged: Checkpoint, output: Path | None, *, all_of: bool, allow_modified: bool, force: bool, workers: int
+    merged: Checkpoint, output: Path | None, *, all_of: bool, allow_modified: bool, force: bool
 ) -> RestorePlan:
     """Reads the records, and says what becomes of every tensor.
 
@@ -83,7 +85,8 @@ def plan_restore(
         copied[f"{FOLDER}/{path.name}"] = path
     side = SideFiles(copied, ())
     read = sum(job.bytes for job in jobs) + sum(size(record.path) for record in records)
-    write = sum(shard.layout.size for shard in shards) + side.bytes
+    weights = sum(shard.layout.size for shard in shards)
+    write = weights + side.bytes
     return RewritePlan(
         command="unmerge",
         output=output,
@@ -91,8 +94,11 @@ def plan_restore(
         coverage=_coverage(merged, options),
         read_bytes=read,
         write_bytes=write,
-        memory_bytes=held_at_once(jobs, workers),
-        seconds=read / (READ_RATE * workers) + write / WRITE_RATE,
+        weight_bytes=weights,
+        weights_written=Written.EXACTLY,
+        overhead_bytes=overhead("unmerge"),
+        finishing_seconds=finishing("unmerge", write),
+        likeness="by its record",
         warnings=tuple(merged.warnings)
         + (("the base was in torch format, and comes back as safetensors",) if base.made_again else ()),
         inputs=inputs,
