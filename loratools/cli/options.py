@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -27,6 +28,10 @@ class Invocation:
     verbose: bool = False
     as_json: bool = False
     plot: str | None = None
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        """Before the libraries of a verb are imported, which can take longer than its work."""
 
     def target(self) -> str | None:
         """The output, which has to be named where references are and something is written."""

@@ -77,7 +77,7 @@ def _work(work: PlannedWork) -> str:
     runs = f"{work.calibration_runs} run{'s' if work.calibration_runs > 1 else ''} on this machine"
     basis = {
         "alike": f"as {runs} told",
-        "similar": f"as {runs} of other settings told",
+        "similar": f"as {runs.replace(' on', ' of other settings on')} told",
         "no": "not calibrated: no run on this machine has told yet",
     }[work.calibrated]
     lines = [
