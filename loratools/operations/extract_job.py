@@ -16,7 +16,7 @@ from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
 from loratools.errors import LoratoolsError
 from loratools.linalg.factors import fold
 from loratools.linalg.noise import NoiseFloor
-from loratools.linalg.norms import frobenius_squared
+from loratools.linalg.norms import distance_squared
 from loratools.linalg.ranks import breakeven_rank
 from loratools.linalg.rounding_torch import round_once
 from loratools.linalg.svd import Factorization, truncated_svd
@@ -37,8 +37,6 @@ from loratools.operations.rates import READ_RATE
 from loratools.operations.seeds import module_seed
 
 __all__ = ["CompareJob", "FactorFacts", "FactorJob", "Factors", "HashJob", "ReadFacts", "ReadJob"]
-
-_ROWS = 512
 
 Roots = Mapping[tuple[Side, str], str]
 """Hashes by side and name on disk."""
@@ -204,7 +202,7 @@ class FactorJob:
 
     def run(self, workspace: Path) -> FactorFacts:
         started = time.perf_counter()
-        read = difference(self.base, self.tuned, keep=self.cut.above_noise)
+        read = difference(self.base, self.tuned, keep=self.cut.above_noise, reuse=True)
         roots = {
             (Side.BASE, self.base.name): read.base_root,
             (Side.TUNED, self.tuned.name): read.tuned_root,
@@ -230,12 +228,12 @@ class FactorJob:
         """The triplets to keep, and the noise that they were held against if that chose them."""
         delta = self._oriented(read.delta)
         if not self.cut.above_noise:
-            return self._decompose(delta, self.cut.rank), None
+            return self._decompose(delta, self.cut.rank, read.norm_squared), None
         assert read.base is not None and read.tuned is not None
         noise, looked_at = held_against_noise(
             self._oriented(read.base),
             self._oriented(read.tuned),
-            lambda rank: self._decompose(delta, rank),
+            lambda rank: self._decompose(delta, rank, read.norm_squared),
             limit=self._limit,
             probability=self.noise_probability,
             seed=self.seed,
@@ -253,7 +251,7 @@ class FactorJob:
         limit = min(self.cut.max_rank or min(self.sides), min(self.sides))
         return min(limit, breakeven_rank(*self.sides) + 1) if self.whole_allowed else limit
 
-    def _decompose(self, delta: torch.Tensor, rank: int | None) -> Factorization:
+    def _decompose(self, delta: torch.Tensor, rank: int | None, norm_squared: float) -> Factorization:
         return truncated_svd(
             delta,
             rank=rank,
@@ -263,6 +261,7 @@ class FactorJob:
             method=self.cut.method,
             seed=self.seed,
             failure_probability=self.failure_probability,
+            norm_squared=norm_squared,
         )
 
     @property
@@ -310,8 +309,4 @@ def _residual(delta: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, *
     """
     single = delta.dtype is torch.float32 and about > 1e-2
     dtype = torch.float32 if single else torch.float64
-    A, B = lora_A.to(dtype), lora_B.to(dtype)
-    squares = 0.0
-    for rows, left in zip(torch.split(delta, _ROWS), torch.split(B, _ROWS), strict=True):
-        squares += frobenius_squared(torch.addmm(rows.to(dtype), left, A, alpha=-1.0))
-    return math.sqrt(squares)
+    return math.sqrt(distance_squared(delta, lora_B.to(dtype), lora_A.to(dtype)))
