@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 __all__ = ["Admission", "ClosedError"]
@@ -19,6 +20,17 @@ class Admission:
     A job that needs more than all of it comes in alone: whether that may be is for a plan to say. Since
     nobody overtakes, a large job waits no longer than those before it take. None is no limit.
     """
+
+    @classmethod
+    def of(cls, memory: Iterable[int], workers: int, budget: int | None) -> Admission:
+        """One for jobs of so many bytes each; where all may run as workers come free, nobody has to wait."""
+        scarce = budget is not None and sum(heapq.nlargest(workers, memory)) > budget
+        return cls(budget if scarce else None)
+
+    @property
+    def scarce(self) -> bool:
+        """Whether somebody may have to wait."""
+        return self.budget is not None
 
     def __init__(self, budget: int | None = None) -> None:
         self.budget = budget

@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 
 from loratools.engine.admission import Admission
 from loratools.engine.blas import one_thread
+from loratools.engine.kept import let_go
 from loratools.engine.limits import processors
 from loratools.engine.plan import Job, memory_of
 from loratools.engine.progress import Progress, Silent
@@ -43,7 +44,10 @@ class _UnderWay(Generic[Result]):
     ) -> _UnderWay[Result]:
         def admitted() -> Result:
             with admission.room(memory_of(job)):
-                return job.run(workspace)
+                result = job.run(workspace)
+                if admission.scarce:
+                    let_go()
+                return result
 
         done = Lock()
         done.acquire()
@@ -86,7 +90,7 @@ class LocalEngine:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loratools")
         waiting: deque[_UnderWay[Result]] = deque()
         pending = iter(jobs)
-        admission = Admission(self._budget)
+        admission = Admission.of(map(memory_of, jobs), self.workers, self._budget)
         try:
             with _one_thread_a_job(torch):
                 for job in pending:

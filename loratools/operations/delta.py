@@ -88,9 +88,7 @@ class _Block(NamedTuple):
     tuned: torch.Tensor
 
 
-def difference(
-    base: TensorSpec, tuned: TensorSpec, *, keep: bool = False, reuse: bool = False
-) -> Difference:
+def difference(base: TensorSpec, tuned: TensorSpec, *, keep: bool = False, reuse: bool = False) -> Difference:
     """tuned - base of two floating tensors of one shape.
 
     The delta is float32 where both are float16 or bfloat16 (then the subtraction is exact or rounded once)

@@ -36,4 +36,4 @@ def factoring_seconds(base: TensorSpec, tuned: TensorSpec, cut: Truncation) -> f
     rows, columns = tuned.shape
     least = min(rows, columns)
     width = min(least, (cut.rank or least // 4) + 8)
-    return (base.bytes + tuned.bytes) / READ_RATE + 12 * rows * columns * width / MULTIPLY_RATE
+    return (base.bytes + tuned.bytes) / READ_RATE + 4 * rows * columns * width / MULTIPLY_RATE

@@ -126,7 +126,11 @@ def _compared(case: Case, folders: dict[str, str], work: Path) -> Iterator[str |
         yield from ("", "", "")
         return
     off = plan["write_bytes"] - written
-    yield from (f"{plan['written']} {plan['write_bytes']:,}", written, "0" if not off else _percent(off, written))
+    yield from (
+        f"{plan['written']} {plan['write_bytes']:,}",
+        written,
+        "0" if not off else _percent(off, written),
+    )
 
 
 def _beside(foretold: float, found: float, digits: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from loratools.engine.admission import Admission, ClosedError
+from loratools.engine.kept import of_thread
 from loratools.engine.local import LocalEngine
 
 
@@ -134,6 +135,30 @@ def test_a_failure_turns_away_those_who_wait(tmp_path: Path) -> None:
     assert meter.held == 0
     again = [result for _, result in engine.run("again", jobs[1:], tmp_path, torch=False)]
     assert again == [job.name for job in jobs[1:]]
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Leaves something with its thread, and says what the one before left."""
+
+    name: str
+    memory: int
+    bytes: int = 1
+    cost: float = 0.0
+
+    def run(self, workspace: Path) -> bool:
+        before = hasattr(of_thread, "array")
+        of_thread.array = bytearray(10)
+        return before
+
+
+@pytest.mark.parametrize("budget", [15, 100, None], ids=["scarce", "enough", "none"])
+def test_where_memory_is_scarce_threads_keep_nothing(budget: int | None, tmp_path: Path) -> None:
+    engine = LocalEngine(2)
+    engine.allow(budget)
+    jobs = [Keeping(str(number), 10) for number in range(9)]
+    kept = [before for _, before in engine.run("keeping", jobs, tmp_path, torch=False)]
+    assert any(kept) == (budget != 15)
 
 
 def test_what_is_closed_lets_nobody_in() -> None:
