@@ -120,8 +120,8 @@ def foretell(plan: Plan[Any], loads: Sequence[Load], room: Room, calibration: Ca
         LoratoolsError: not even one job at a time stays below `room.most`; says what would do.
     """
     beside = calibration.find(memory_key(plan, room.workers))
-    overhead = plan.overhead_bytes if beside is None else max(0, round(beside.value))
-    floor = room.held + overhead + plan.kept_bytes
+    overhead = plan.overhead_bytes if beside is None else round(beside.value)
+    floor = room.held + max(0, overhead) + plan.kept_bytes
     least = -(-(floor + max((load.held(1, None) for load in loads), default=0)) // _STEP) * _STEP
     if room.most is not None and room.most < least - _STEP:
         raise LoratoolsError(
@@ -145,7 +145,7 @@ def foretell(plan: Plan[Any], loads: Sequence[Load], room: Room, calibration: Ca
     return Forecast(
         seconds=sum(phases.values()),
         phases=phases,
-        memory_bytes=floor + jobs,
+        memory_bytes=max(room.held, room.held + overhead + plan.kept_bytes + jobs),
         least_bytes=least,
         jobs_bytes=jobs,
         budget=budget,

@@ -83,6 +83,7 @@ def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions) 
         side=side,
         coverage=planned_coverage(inputs, binding, tensors, role="base", verb="merged"),
         likeness="with its undo record" if options.undo else "plain",
+        keeps_undo=options.undo,
         config=config.content if config.changes and not one_file else None,
         warnings=(
             *said(inputs, binding),

@@ -21,6 +21,7 @@ from loratools.operations.rewrite_layout import Outgoing, Shard, header_metadata
 from loratools.operations.rewrite_record import header_room, padded_header
 from loratools.operations.sidefiles import SideFiles, side_files
 from loratools.operations.streaming import CopyJob, TensorFigures
+from loratools.operations.written_bytes import most_in_texts, undo_bytes
 from loratools.reports.report import Totals
 
 _FOREIGN_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"})
@@ -107,6 +108,7 @@ class Draft(Generic[Asked]):
     coverage: Coverage
     config: Mapping[str, object] | None = None
     likeness: str = ""
+    keeps_undo: bool = False
     warnings: tuple[str, ...] = ()
 
     def planned(self) -> RewritePlan[Asked]:
@@ -118,7 +120,7 @@ class Draft(Generic[Asked]):
         jobs = tuple(self._job(tensor, shard.place(tensor)) for shard in shards for tensor in shard.tensors)
         read = sum(job.bytes for job in jobs) + sum(one.opened.bytes for one in self.inputs.adapters)
         weights = sum(shard.layout.size for shard in shards)
-        write = weights + self.side.bytes
+        write = weights + self._beside(shards)
         return RewritePlan(
             command=self.command,
             output=self.output,
@@ -127,6 +129,7 @@ class Draft(Generic[Asked]):
             read_bytes=read,
             write_bytes=write,
             weight_bytes=weights,
+            written=self._told,
             weights_written=Written.EXACTLY,
             kept_bytes=sum(_kept(shards)),
             overhead_bytes=overhead(self.command),
@@ -145,6 +148,21 @@ class Draft(Generic[Asked]):
             side=self.side,
             config=self.config,
         )
+
+    @property
+    def _told(self) -> Written:
+        if self.keeps_undo:
+            return Written.ABOUT
+        return Written.EXACTLY if self.one_file else Written.AT_MOST
+
+    def _beside(self, shards: Sequence[Shard]) -> int:
+        """Bytes of all but the weights."""
+        if self.one_file:
+            return self.side.bytes
+        adapters = [one.opened for one in self.inputs.adapters]
+        inputs = [self.inputs.checkpoint, *adapters]
+        record = undo_bytes(adapters, shards) if self.keeps_undo else 0
+        return self.side.bytes + most_in_texts(inputs, shards, self.config, self.side.copied) + record
 
     def _job(self, tensor: Outgoing, place: TensorSpec) -> TensorJob:
         if tensor.touched or tensor.source is None:

@@ -14,7 +14,7 @@ from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import is_file, is_folder, size
 from loratools.checkpoints.hashing import file_root
 from loratools.checkpoints.parts import Place, SafetensorsLayout, stored_bytes
-from loratools.checkpoints.provenance import InputRecord, Provenance, fingerprint_of
+from loratools.checkpoints.provenance import FILE, InputRecord, Provenance, fingerprint_of
 from loratools.checkpoints.publication import check_target
 from loratools.checkpoints.spec import TensorSpec
 from loratools.engine.coverage import Action, Coverage, CoverageRow
@@ -29,6 +29,7 @@ from loratools.operations.sidefiles import SideFiles
 from loratools.operations.streaming import TensorFigures
 from loratools.operations.undo.record import FOLDER, BaseTensor, UndoRecord, records_in
 from loratools.operations.undo.restore_job import RestoreJob, Taken
+from loratools.operations.written_bytes import most_in_provenance
 
 __all__ = ["RestoreOptions", "RestorePlan", "plan_restore", "restore_record"]
 
@@ -86,7 +87,11 @@ def plan_restore(
     side = SideFiles(copied, ())
     read = sum(job.bytes for job in jobs) + sum(size(record.path) for record in records)
     weights = sum(shard.layout.size for shard in shards)
-    write = weights + side.bytes
+    beside = sum(map(len, kept.values())) + side.bytes
+    write = weights + beside
+    if FILE not in kept:
+        pieces = (name for record in records for name in record.pieces)
+        write += most_in_provenance((merged,), shards, (*side.copied, *kept, *pieces))
     return RewritePlan(
         command="unmerge",
         output=output,
@@ -95,6 +100,7 @@ def plan_restore(
         read_bytes=read,
         write_bytes=write,
         weight_bytes=weights,
+        written=Written.EXACTLY if FILE in kept else Written.AT_MOST,
         weights_written=Written.EXACTLY,
         overhead_bytes=overhead("unmerge"),
         finishing_seconds=finishing("unmerge", write),
