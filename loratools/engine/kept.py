@@ -1,4 +1,4 @@
-"""What a worker's thread keeps from one job to the next, such as memory that its jobs use one after another."""
+"""What a worker's thread keeps from one job to the next: memory that its jobs use one after another."""
 
 from __future__ import annotations
 

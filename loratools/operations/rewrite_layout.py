@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from loratools.adapters.update import Update
@@ -53,8 +54,12 @@ class Shard:
 
     def place(self, tensor: Outgoing) -> TensorSpec:
         """Where the tensor is written; the file is relative to the output's folder."""
-        offset = self.layout.offset(tensor.name)
-        return TensorSpec(tensor.name, tensor.dtype, tensor.shape, tensor.bytes, Path(self.file), offset)
+        place = self.layout.places[tensor.name]
+        return TensorSpec(tensor.name, tensor.dtype, tensor.shape, place.bytes, self._path, place.offset)
+
+    @cached_property
+    def _path(self) -> Path:
+        return Path(self.file)
 
 
 def shards_as_they_are(checkpoint: Checkpoint, tensors: Sequence[Outgoing]) -> dict[str, list[Outgoing]]:

@@ -23,7 +23,7 @@ from loratools.operations.rates import COPY_RATE
 from loratools.operations.scratch import Scratch
 
 if TYPE_CHECKING:
-    from loratools.operations.undo.recorder import Kept
+    from loratools.operations.undo.kept import Kept
 
 
 def blocks(spec: TensorSpec) -> Iterator[tuple[int, int]]:

@@ -13,7 +13,7 @@ from loratools.engine.coverage import Action, Coverage, CoverageRow
 from loratools.engine.forecast import Forecast
 from loratools.engine.plan import Plan, Written
 from loratools.reports import words
-from loratools.reports.columns import Column, lines, table
+from loratools.reports.columns import Column, table
 from loratools.reports.modules import MANY, families
 from loratools.reports.report import (
     ExtractedModule,
@@ -344,4 +344,4 @@ def test_lines_are_what_rich_draws_where_there_is_room(cells: list[tuple[str, st
     console = Console(file=io.StringIO(), width=100_000, markup=False, highlight=False, emoji=False)
     console.print(drawn)
     assert isinstance(console.file, io.StringIO)
-    assert lines(drawn) == console.file.getvalue().removesuffix("\n")
+    assert drawn.lines() == console.file.getvalue().removesuffix("\n")
