@@ -20,6 +20,7 @@ from loratools.linalg.norms import frobenius_squared
 from loratools.operations.reused import reused
 
 __all__ = [
+    "READ_BYTES",
     "Comparison",
     "Difference",
     "Distance",
@@ -33,6 +34,10 @@ __all__ = [
 
 _BLOCK_BYTES = 2**20
 """Of a block as stored: it is read, hashed, widened, subtracted and measured while it is in the cache."""
+
+READ_BYTES = 8 * _BLOCK_BYTES
+"""Bytes that looking at two tensors side by side holds: a block of each, and what is made of it."""
+
 _SAFE_SQUARES = 1e-20
 """Sums of squares that float32 holds well, whatever the block's size."""
 

@@ -20,11 +20,20 @@ from loratools.linalg.norms import distance_squared
 from loratools.linalg.ranks import breakeven_rank
 from loratools.linalg.rounding_torch import round_once
 from loratools.linalg.svd import Factorization, truncated_svd
-from loratools.operations.delta import Difference, compare, difference, hash_tensor, unfactorable
+from loratools.operations.delta import (
+    READ_BYTES,
+    Difference,
+    compare,
+    difference,
+    hash_tensor,
+    unfactorable,
+)
 from loratools.operations.evidence import Evidence, LeftFile
 from loratools.operations.extract_above_noise import held_against_noise, kept_rank
+from loratools.operations.extract_estimates import factoring_memory, factoring_seconds
 from loratools.operations.extract_options import Truncation
 from loratools.operations.pairing import Side
+from loratools.operations.rates import READ_RATE
 from loratools.operations.seeds import module_seed
 
 __all__ = ["CompareJob", "FactorFacts", "FactorJob", "Factors", "HashJob", "ReadFacts", "ReadJob"]
@@ -55,6 +64,14 @@ class HashJob:
     def bytes(self) -> int:
         return self.spec.bytes
 
+    @property
+    def memory(self) -> int:
+        return READ_BYTES
+
+    @property
+    def cost(self) -> float:
+        return self.bytes / READ_RATE
+
     def run(self, workspace: Path) -> ReadFacts:
         return ReadFacts(0, (), {(self.side, self.spec.name): hash_tensor(self.spec, finite=self.parameter)})
 
@@ -70,6 +87,14 @@ class CompareJob:
     @property
     def bytes(self) -> int:
         return self.first[1].bytes + self.second[1].bytes
+
+    @property
+    def memory(self) -> int:
+        return READ_BYTES
+
+    @property
+    def cost(self) -> float:
+        return self.bytes / READ_RATE
 
     def run(self, workspace: Path) -> ReadFacts:
         (one_side, one), (other_side, other) = self.first, self.second
@@ -139,6 +164,14 @@ class FactorJob:
     @property
     def bytes(self) -> int:
         return self.base.bytes + self.tuned.bytes
+
+    @property
+    def memory(self) -> int:
+        return factoring_memory(self.base, self.tuned, self.cut)
+
+    @property
+    def cost(self) -> float:
+        return factoring_seconds(self.base, self.tuned, self.cut)
 
     @property
     def sides(self) -> tuple[int, int]:

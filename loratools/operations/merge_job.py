@@ -18,6 +18,7 @@ from loratools.operations.precision import (
     rounded,
     widened,
 )
+from loratools.operations.rates import MERGE_RATE, MULTIPLY_RATE, UNDO_RATE
 from loratools.operations.rounded import Rounder
 from loratools.operations.scratch import Scratch
 from loratools.operations.streaming import PART_BYTES, Rows, Source, Target, TensorFigures, blocks
@@ -62,6 +63,12 @@ class MergeJob:
         elements = rows_of_block(self.target) * math.prod(self.target.shape[1:])
         wide = ITEM_BYTES[self.arithmetic]
         return elements * (2 * wide + 2 * ITEM_BYTES[self.target.dtype]) + 4 * PART_BYTES
+
+    @property
+    def cost(self) -> float:
+        ranks = sum(update.rank or 0 for update in self.updates)
+        kept = self.bytes / UNDO_RATE if self.keep is not None and self.updates else 0.0
+        return self.bytes / MERGE_RATE + self.target.elements * ranks / MULTIPLY_RATE + kept
 
     @property
     def arithmetic(self) -> str:

@@ -7,14 +7,13 @@ with the thread.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 
 import torch
 
-__all__ = ["reused"]
+from loratools.engine.kept import of_thread
 
-_held = threading.local()
+__all__ = ["reused"]
 
 
 def reused(use: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
@@ -26,10 +25,10 @@ def reused(use: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         dtype: of its values.
     """
     size = math.prod(shape) * dtype.itemsize
-    memory: torch.Tensor | None = getattr(_held, use, None)
+    memory: torch.Tensor | None = getattr(of_thread, use, None)
     if memory is None or memory.numel() < size:
         memory = None
-        setattr(_held, use, None)  # before the larger one is there, the smaller one is gone
+        setattr(of_thread, use, None)  # before the larger one is there, the smaller one is gone
         memory = torch.empty(size, dtype=torch.uint8)
-        setattr(_held, use, memory)
+        setattr(of_thread, use, memory)
     return memory[:size].view(dtype).view(tuple(shape))

@@ -19,6 +19,7 @@ from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import RawTensor, TensorSpec
 from loratools.operations.evidence import Evidence, of_tensor
 from loratools.operations.precision import Stored, Wide, stored, stored_dtype, widened
+from loratools.operations.rates import COPY_RATE
 from loratools.operations.scratch import Scratch
 
 if TYPE_CHECKING:
@@ -249,6 +250,10 @@ class CopyJob:
     @property
     def memory(self) -> int:
         return rows_of_block(self.target) * self.target.row_bytes
+
+    @property
+    def cost(self) -> float:
+        return self.bytes / COPY_RATE
 
     @property
     def leaves(self) -> tuple[str, ...]:
