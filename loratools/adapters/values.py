@@ -28,7 +28,7 @@ class Values:
         self._lock = Lock()
         self._array: NDArray[np.floating] | None = None
         self._arrays: dict[np.dtype[Any], NDArray[np.floating]] = {}
-        self._tensors: dict[torch.dtype, torch.Tensor] = {}
+        self._tensors: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
 
     @property
     def key(self) -> str:
@@ -49,22 +49,27 @@ class Values:
                 self._array = self._read(0, self.spec.rows)
             return self._array
 
-    def tensor(self, dtype: torch.dtype) -> torch.Tensor:
-        """All values as a tensor of `dtype`, converted once; not to be changed. Raises as `array` does."""
+    def tensor(self, dtype: torch.dtype, device: torch.device | None = None) -> torch.Tensor:
+        """All values as a tensor of `dtype` on a device (the CPU), once for each; not to be changed.
+
+        Raises as `array` does.
+        """
         import torch
 
         values = self.array()
+        place = (dtype, device or torch.device("cpu"))
         with self._lock:
-            if dtype not in self._tensors:
-                self._tensors[dtype] = torch.from_numpy(values).to(dtype)
-            return self._tensors[dtype]
+            if place not in self._tensors:
+                # Converted here and moved last: the move alone waits until it is done, whatever the stream.
+                self._tensors[place] = torch.from_numpy(values).to(dtype).to(place[1])
+            return self._tensors[place]
 
     def like(self, block: Block) -> Block:
-        """All values in the block's library and dtype, converted once; not to be changed."""
+        """All values in the block's library and dtype, on its device, converted once; not to be changed."""
         import numpy as np
 
         if not isinstance(block, np.ndarray):
-            return self.tensor(block.dtype)
+            return self.tensor(block.dtype, block.device)
         values = self.array()
         with self._lock:
             if block.dtype not in self._arrays:
@@ -81,7 +86,7 @@ class Values:
             return rows.astype(block.dtype, copy=False)
         import torch
 
-        return torch.from_numpy(rows).to(block.dtype)
+        return torch.from_numpy(rows).to(block)
 
     def memory(self, spec: TensorSpec) -> int:
         """Bytes held once it is used in the arithmetic for a tensor like `spec`."""

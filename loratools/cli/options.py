@@ -20,6 +20,7 @@ class Invocation:
     output: str | None = None
     force: bool = False
     workers: int | None = None
+    device: str = "auto"
     resume: bool = False
     dry_run: bool = False
     quiet: bool = False
@@ -101,6 +102,15 @@ _DRAW: tuple[Decorator[Any], ...] = (
 _WORKERS: Decorator[Any] = _shared(
     "--workers", type=click.IntRange(min=1), metavar="N", help="Threads (default: one a processor)."
 )
+_DEVICE: Decorator[Any] = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda|cuda:N|mps",
+    expose_value=False,
+    callback=_remember,
+    help="Where to compute. auto takes all CUDA devices if that is faster, transfers included.",
+)
 _RESUME: Decorator[Any] = _shared(
     "--resume",
     help="Go on where a killed run of this command stopped, and keep what is done for the next.",
@@ -108,7 +118,7 @@ _RESUME: Decorator[Any] = _shared(
 _PLAN: Decorator[Any] = _shared(
     "--dry-run", help="Print the plan, with every tensor's fate, and write nothing; -o may be left out."
 )
-_RUN: tuple[Decorator[Any], ...] = (_WORKERS, _RESUME, _PLAN)
+_RUN: tuple[Decorator[Any], ...] = (_WORKERS, _DEVICE, _RESUME, _PLAN)
 _RUN_THROUGH: tuple[Decorator[Any], ...] = (_WORKERS, _PLAN)
 _READ: tuple[Decorator[Any], ...] = (
     _WORKERS,
@@ -130,7 +140,7 @@ def writes(function: Function) -> Function:
 
 
 def runs(function: Function) -> Function:
-    """--workers, --resume and --dry-run."""
+    """--workers, --device, --resume and --dry-run."""
     return _all(_RUN, function)
 
 

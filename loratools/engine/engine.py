@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from loratools.engine.placement import Placement
 from loratools.engine.plan import Job
 from loratools.engine.progress import Progress
 
@@ -22,6 +23,14 @@ class Engine(Protocol):
 
     @property
     def progress(self) -> Progress: ...
+
+    def settle(self, jobs: Sequence[Job[Any]]) -> Placement:
+        """Decides where the jobs of a run compute, before its first one; all on the processor until then.
+
+        Raises:
+            LoratoolsError: a device was named that is not there.
+        """
+        ...
 
     def run(
         self, what: str, jobs: Sequence[Job[Result]], workspace: Path, *, torch: bool = True

@@ -15,9 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from loratools.engine.blas import one_thread
+from loratools.engine.device import Asked, Kind
+from loratools.engine.place import exact_products
+from loratools.engine.placement import Placement, choose
 from loratools.engine.plan import Job
 from loratools.engine.progress import Progress, Silent
 
@@ -26,6 +29,9 @@ Result = TypeVar("Result")
 _LOOK_UP_SECONDS = 0.25
 """How long a wait lasts at most: a signal that comes between Python's last look and the wait itself does not
 end it (6 of 8,000 did not, tried), and its handler would only run when the job is done."""
+
+
+_PROCESSOR = Asked(Kind.CPU)
 
 
 def default_workers() -> int:
@@ -44,11 +50,13 @@ class _UnderWay(Generic[Result]):
     done: Lock
 
     @classmethod
-    def of(cls, job: Job[Result], pool: ThreadPoolExecutor, workspace: Path) -> _UnderWay[Result]:
+    def of(
+        cls, job: Job[Result], pool: ThreadPoolExecutor, placement: Placement, workspace: Path
+    ) -> _UnderWay[Result]:
         done = Lock()
         done.acquire()
         with _signals_wait():
-            future = pool.submit(job.run, workspace)
+            future = pool.submit(placement.run, job, workspace)
             future.add_done_callback(lambda _: done.release())
         return cls(job, future, done)
 
@@ -60,11 +68,34 @@ class _UnderWay(Generic[Result]):
 
 
 class LocalEngine:
-    """Runs jobs on `workers` threads of this process (default: one a processor)."""
+    """Runs jobs on `workers` threads of this process (default: one a processor), some of them on devices.
 
-    def __init__(self, workers: int | None = None, progress: Progress | None = None) -> None:
+    Args:
+        device: what `settle` chooses by.
+        placement: instead, what it has chosen already.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        progress: Progress | None = None,
+        *,
+        device: Asked = _PROCESSOR,
+        placement: Placement | None = None,
+    ) -> None:
         self.workers = workers or default_workers()
         self.progress = progress or Silent()
+        self._workers_given = workers is not None
+        self._device, self._settled = device, placement
+        self._placement = Placement.on_processor()
+
+    def settle(self, jobs: Sequence[Job[Any]]) -> Placement:
+        """Decides where the jobs of a run compute; devices get the threads that they need, unless these were
+        counted by the caller."""
+        self._placement = self._settled or Placement(choose(self._device, jobs, workers=self.workers))
+        if not self._workers_given:
+            self.workers = max(self.workers, self._placement.threads)
+        return self._placement
 
     def run(
         self, what: str, jobs: Sequence[Job[Result]], workspace: Path, *, torch: bool = True
@@ -82,9 +113,9 @@ class LocalEngine:
         waiting: deque[_UnderWay[Result]] = deque()
         pending = iter(jobs)
         try:
-            with _one_thread_a_job(torch):
+            with _one_thread_a_job(torch or bool(self._placement.places)):
                 for job in pending:
-                    waiting.append(_UnderWay.of(job, pool, workspace))
+                    waiting.append(_UnderWay.of(job, pool, self._placement, workspace))
                     if len(waiting) > 2 * self.workers:
                         yield self._collect(waiting)
                 while waiting:
@@ -131,6 +162,7 @@ def _one_thread_a_job(with_torch: bool) -> Iterator[None]:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            yield
+            with exact_products():
+                yield
         finally:
             torch.set_num_threads(before)

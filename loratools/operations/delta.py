@@ -20,10 +20,13 @@ __all__ = [
     "Difference",
     "Distance",
     "compare",
+    "delta_dtype",
     "difference",
     "distance",
     "hash_tensor",
+    "narrows",
     "read_finite",
+    "refuse_nonfinite",
     "unfactorable",
 ]
 
@@ -88,7 +91,7 @@ def difference(base: TensorSpec, tuned: TensorSpec, *, keep: bool = False) -> Di
     """
     wide = delta_dtype(base, tuned)
     delta = torch.empty(tuned.shape, dtype=wide)
-    base_squares, rounded = 0.0, base.dtype != tuned.dtype and _narrows(base, tuned)
+    base_squares, rounded = 0.0, base.dtype != tuned.dtype and narrows(base, tuned)
     guards = (_Finite(base), _Finite(tuned))
     hashers = (TensorHasher(), TensorHasher())
     kept = [
@@ -122,7 +125,7 @@ def compare(base: TensorSpec, tuned: TensorSpec) -> Comparison:
     changed: list[int] = []
     guards = (_Finite(base), _Finite(tuned))
     hashers = (TensorHasher(), TensorHasher())
-    narrows = _narrows(base, tuned)
+    rounds = narrows(base, tuned)
     for block in _blocks(base, tuned, hashers):
         guards[0].look(block.base)
         guards[1].look(block.tuned)
@@ -130,7 +133,7 @@ def compare(base: TensorSpec, tuned: TensorSpec) -> Comparison:
         if not shared:
             continue
         one, other = block.base[:shared], block.tuned[:shared]
-        differs = (one.to(other.dtype) if narrows else one) != other
+        differs = (one.to(other.dtype) if rounds else one) != other
         rows = differs.reshape(shared, -1).any(dim=1).nonzero().flatten()
         changed.extend((rows + block.first).tolist())
     for guard in guards:
@@ -215,7 +218,8 @@ def delta_dtype(base: TensorSpec, tuned: TensorSpec) -> torch.dtype:
     return torch.float32 if {base.dtype, tuned.dtype} <= narrow else torch.float64
 
 
-def _narrows(base: TensorSpec, tuned: TensorSpec) -> bool:
+def narrows(base: TensorSpec, tuned: TensorSpec) -> bool:
+    """Whether tuned's dtype holds fewer digits than base's."""
     return _PRECISION.get(tuned.dtype, 0) < _PRECISION.get(base.dtype, 0)
 
 
@@ -242,13 +246,18 @@ class _Finite:
         return squares
 
     def refuse(self) -> None:
-        if self._wrong:
-            raise LoratoolsError(
-                f"{self._wrong} of {self._spec.elements} values are NaN or infinite",
-                file=self._spec.file,
-                tensor=self._spec.name,
-                hint="the checkpoint is broken: take another one",
-            )
+        refuse_nonfinite(self._spec, self._wrong)
+
+
+def refuse_nonfinite(spec: TensorSpec, count: int) -> None:
+    """Raises LoratoolsError where a tensor holds values that are not finite."""
+    if count:
+        raise LoratoolsError(
+            f"{count} of {spec.elements} values are NaN or infinite",
+            file=spec.file,
+            tensor=spec.name,
+            hint="the checkpoint is broken: take another one",
+        )
 
 
 def _blocks(

@@ -42,6 +42,7 @@ def merge(
     rounding: str = "nearest",
     seed: int = 0,
     workers: int | None = None,
+    device: str = "auto",
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -70,6 +71,8 @@ def merge(
             What is written then depends on the seed, the tensor's name and the element's place in it alone.
         seed: of that chance; from 0 on.
         workers: threads; one a processor by default. They do not change what is written.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`: where sums are computed. `auto` takes all CUDA
+            devices where they save more time than their transfers cost, and the report says what it took.
         force: replace an output that exists.
         resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
             what this one finishes is kept for the next where it fails.
@@ -93,7 +96,7 @@ def merge(
         rounding=rounding,
         seed=seed,
     )
-    engine = Execution(workers).engine(progress)
+    engine = Execution(workers, device).engine(progress)
     with PeakMemory() as memory:
         inputs = open_inputs(base, as_list(adapters), weights)
         plan = plan_merge(inputs, target, options, workers=engine.workers)
@@ -151,6 +154,7 @@ def run_merge(
         details={
             "left_behind": list(plan.side.left_behind),
             **({} if keeper is None else {"undo": keeper.size()}),
+            "devices": done.devices,
             **({"resumed_jobs": done.taken} if resume else {}),
         },
     )
