@@ -7,9 +7,7 @@ value; last bits may differ, as products add in another order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +16,9 @@ import torch
 from loratools.adapters.update import foundation
 from loratools.engine.lease import Lease
 from loratools.linalg.rounding_torch import round_once
+from loratools.operations.device_stream import Computed, stream
 from loratools.operations.precision import Rounding
-from loratools.operations.staging import Incoming, Stage, rows_at_once
+from loratools.operations.staging import Incoming, rows_at_once
 from loratools.operations.streaming import Target, TensorFigures
 from loratools.operations.tally_on_device import Rounded, TallyOnDevice
 
@@ -37,29 +36,17 @@ def merge_on(job: MergeJob, lease: Lease, workspace: Path) -> TensorFigures:
         source = None
         if job.source is not None:
             source = stack.enter_context(closing(Incoming(job.source, lease, rows)))
-        merge = _Merge(job, lease, source, rows)
+        merge = _Merge(job, lease, source)
         merge.prepare()
-        merge.stream(target)
+        stream(job.target, lease, target, rows, merge.block, merge.take)
         return merge.figures(target)
 
 
-@dataclass(frozen=True)
-class _UnderWay:
-    """A block whose result is on its way down; what it was made from stays until the figures are known."""
-
-    step: Rounded
-    sums: torch.Tensor
-    """On the host, once it has arrived."""
-    result: torch.Tensor
-    """(bytes,) uint8, a view of one of two host buffers."""
-    arrived: Callable[[], None]
-
-
 class _Merge:
-    """One tensor's way up and down, block by block of `rows` rows."""
+    """One tensor's blocks on a device."""
 
-    def __init__(self, job: MergeJob, lease: Lease, source: Incoming | None, rows: int) -> None:
-        self._job, self._lease, self._source, self._rows = job, lease, source, rows
+    def __init__(self, job: MergeJob, lease: Lease, source: Incoming | None) -> None:
+        self._job, self._lease, self._source = job, lease, source
         self._wide: torch.dtype = getattr(torch, job.arithmetic)
         self._dtype: torch.dtype = getattr(torch, job.target.dtype)
         before = job.target.dtype if job.source is None else job.source.dtype
@@ -69,7 +56,6 @@ class _Merge:
         self._available = job.source.rows if fits and job.source is not None else 0
         self._rounding = Rounding(job.name, before, job.target.dtype)
         self._tally = TallyOnDevice(job.updates, job.target)
-        self._down = Stage(lease, rows * job.target.row_bytes)
 
     def prepare(self) -> None:
         """The first pass of updates that need one."""
@@ -83,19 +69,6 @@ class _Merge:
                 return block
 
             update.prepare(read, self._job.target)
-
-    def stream(self, target: Target) -> None:
-        """All blocks, the next one under way before the last is waited for."""
-        if not self._job.target.elements:
-            return
-        before: _UnderWay | None = None
-        for first in range(0, self._job.target.rows, self._rows):
-            begun = self._begin(first, min(self._rows, self._job.target.rows - first))
-            if before is not None:
-                self._finish(before, target)
-            before = begun
-        if before is not None:
-            self._finish(before, target)
 
     def figures(self, target: Target) -> TensorFigures:
         """Raises LoratoolsError where finite values did not fit into the dtype."""
@@ -111,7 +84,7 @@ class _Merge:
             source_name=None if self._job.source is None else self._job.source.name,
         )
 
-    def _begin(self, first: int, count: int) -> _UnderWay:
+    def block(self, first: int, count: int) -> Computed[Rounded]:
         known = self._known(first, count)
         original = self._none() if self._source is None or not known else self._source.next(known)
         after = self._padded(original, count)
@@ -122,19 +95,12 @@ class _Merge:
         if self._before is not self._dtype:
             known_as = round_once(original.to(self._wide), self._dtype)
         step = Rounded(original, known_as, after, result, first)
-        figures = self._tally.sums(step)
-        sums = self._lease.buffer(8 * len(figures)).view(torch.float64)
-        host = self._down.next()[: result.numel() * result.element_size()]
-        self._lease.down(figures, sums)
-        self._lease.down(result.reshape(-1), host.view(self._dtype))
-        return _UnderWay(step, sums, host, self._down.sent())
+        return Computed(result, self._tally.sums(step), step)
 
-    def _finish(self, block: _UnderWay, target: Target) -> None:
-        block.arrived()
-        overflown, inherited = self._tally.add(block.step, block.sums.tolist())
+    def take(self, step: Rounded, sums: list[float]) -> None:
+        overflown, inherited = self._tally.add(step, sums)
         self._rounding.overflown += overflown
         self._rounding.nonfinite += inherited
-        target.write(block.result.numpy().data)
 
     def _known(self, first: int, count: int) -> int:
         """Rows of a block that the base has."""

@@ -9,6 +9,7 @@ import torch
 
 from loratools.adapters.update import Update
 from loratools.checkpoints.spec import TensorSpec
+from loratools.operations.device_stream import bits
 
 __all__ = ["Rounded", "TallyOnDevice"]
 
@@ -45,7 +46,7 @@ class TallyOnDevice:
         largest magnitude before rounding; squares of what was added, and of what rounding made of it."""
         shared = len(step.known)
         size = step.result.numel()
-        same = (_bits(step.result[:shared]) == _bits(step.known)).sum()
+        same = (bits(step.result[:shared]) == bits(step.known)).sum()
         odd = ~step.result.isfinite()
         inherited = (odd[:shared] & ~step.original.isfinite()).sum()
         wide = step.after.double()
@@ -90,13 +91,6 @@ class TallyOnDevice:
         moved = step.result.double()
         moved[: len(step.original)] -= step.original.double()
         return float(_squares(moved - update)), float(_squares(update))
-
-
-def _bits(values: torch.Tensor) -> torch.Tensor:
-    return values.view(_INTEGERS[values.element_size()])
-
-
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _squares(values: torch.Tensor) -> torch.Tensor:
