@@ -15,9 +15,12 @@ from loratools.engine.payoff import Work, pays, total
 from loratools.engine.place import AT_ONCE, Place
 from loratools.engine.plan import Job
 
-__all__ = ["Choice", "Placement", "choose"]
+__all__ = ["ASKED_FOR", "NO_DEVICE", "Choice", "Placement", "choose"]
 
 Result = TypeVar("Result")
+
+ASKED_FOR = "asked for"
+NO_DEVICE = "no CUDA device was found"
 
 _REPRODUCIBLE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 """What NVIDIA asks for where products on several streams are to give the same bits again."""
@@ -62,15 +65,15 @@ def choose(
     """
     word = str(asked)
     if asked.kind is Kind.CPU:
-        return Choice(word, (), "asked for")
+        return Choice(word, (), ASKED_FOR)
     if asked.kind is not None:
         devices = asked.devices()
         if _works(jobs, asked.kind):
-            return Choice(word, devices, "asked for")
+            return Choice(word, devices, ASKED_FOR)
         return Choice(word, (), f"no job here can use {asked.kind.value}")
     count = seen()
     if not count:
-        return Choice(word, (), "no CUDA device was found")
+        return Choice(word, (), NO_DEVICE)
     works = _works(jobs, Kind.CUDA)
     if not works:
         return Choice(word, (), "no job here can use a device")

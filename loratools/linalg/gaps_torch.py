@@ -14,11 +14,6 @@ _INTEGERS = {
     torch.float32: torch.int32,
     torch.float64: torch.int64,
 }
-    torch.bfloat16: torch.int16,
-    torch.float16: torch.int16,
-    torch.float32: torch.int32,
-    torch.float64: torch.int64,
-}
 
 
 def largest_gap(values: torch.Tensor, wide: torch.dtype) -> torch.Tensor:

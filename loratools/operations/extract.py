@@ -189,6 +189,7 @@ def run_extract(
             modules=rows,
             version=_version(),
             notes=warnings,
+            kind=placement.kind,
         )
         for opened in (plan.pair.base, plan.pair.tuned):
             opened.require_unchanged()

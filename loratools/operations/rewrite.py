@@ -20,6 +20,7 @@ from loratools.checkpoints.seal import sealed
 from loratools.checkpoints.trees import remove_whole
 from loratools.engine.engine import Engine
 from loratools.engine.placement import Placement
+from loratools.operations.made_on import made_on
 from loratools.operations.resuming import journaled, keep_only
 from loratools.operations.rewrite_layout import Outgoing, index_of
 from loratools.operations.rewrite_plan import RewritePlan
@@ -87,7 +88,7 @@ def run_rewrite(
             watch(done.result)
             figures[job.name] = done.result
             taken += done.taken
-        provenance = record(figures)
+        provenance = made_on(record(figures), placement.kind)
         texts = _write_texts(plan, publication.folder)
         notes = () if last is None else last(publication.folder, figures)
         _write_provenance(plan, provenance, texts, publication.folder)

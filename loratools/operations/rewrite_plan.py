@@ -12,8 +12,10 @@ from loratools.checkpoints.files import is_folder
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.spec import TensorSpec
 from loratools.engine.coverage import Coverage
+from loratools.engine.device import Kind
 from loratools.engine.plan import Plan
 from loratools.errors import UsageError
+from loratools.operations.made_on import made_on
 from loratools.operations.merge_inputs import MergeInputs
 from loratools.operations.resuming import ResumableJob
 from loratools.operations.rewrite_layout import Outgoing, Shard, header_metadata, laid_out, readable
@@ -113,7 +115,7 @@ class Draft(Generic[Asked]):
     def planned(self, workers: int) -> RewritePlan[Asked]:
         """The plan, with estimates for so many workers."""
         metadata = header_metadata(self.inputs.checkpoint)
-        room = header_room(self.record)
+        room = header_room(made_on(self.record, Kind.CUDA))  # perhaps it will be
         reserved = padded_header(self.record, room) if self.one_file else {}
         shards = laid_out(self.shards, {**metadata, **reserved})
         jobs = tuple(self._job(tensor, shard.place(tensor)) for shard in shards for tensor in shard.tensors)

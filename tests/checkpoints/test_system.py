@@ -12,6 +12,7 @@ from fixtures.layers import PACKAGE, sources
 
 ALLOWED = {
     "engine/blas.py": {"read_text", "ctypes"},  # /proc/self/maps, and the BLAS that it names
+    "engine/device.py": {"ctypes"},  # the driver of NVIDIA, asked how many devices there are
     "engine/memory.py": {"read_bytes"},  # /proc/self/status
     "checkpoints/liveness.py": {"read_text", "readlink"},  # /proc: which processes there are
     "cli/failures.py": {"os.open", "os.close"},  # /dev/null for a stdout that is gone
