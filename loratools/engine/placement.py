@@ -134,13 +134,14 @@ class Placement:
             self._too_large.append(job.name)
         return job.run(workspace)
 
-    def libraries(self) -> dict[str, str]:
-        """Versions of the libraries that the places compute with; none for the processor."""
+    @property
+    def mark(self) -> str:
+        """What has to be the same where a run is resumed: the kind, and the library that computes there."""
         if not self.places:
-            return {}
+            return self.kind.value
         import torch
 
-        return {"torch": str(torch.__version__)}
+        return f"{self.kind.value} with torch {torch.__version__}"
 
     def warnings(self) -> tuple[str, ...]:
         """What a user should know of this run: at most one line."""

@@ -225,7 +225,7 @@ def _fingerprint(plan: ExtractPlan, placement: Placement) -> RunFingerprint:
         "extract",
         _version(),
         {"numpy": np.__version__, "torch": str(torch.__version__)},
-        {**plan.options.plain(), "base_name": plan.base_name, "device": placement.kind.value},
+        {**plan.options.plain(), "base_name": plan.base_name, "device": placement.mark},
         (InputMark.of("base", plan.pair.base), InputMark.of("tuned", plan.pair.tuned)),
     )
 

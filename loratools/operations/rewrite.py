@@ -119,8 +119,8 @@ def _fingerprint(
     return RunFingerprint(
         plan.command,
         __version__,
-        {"numpy": np.__version__, **placement.libraries()},
-        {**plan.options, "device": placement.kind.value},
+        {"numpy": np.__version__},
+        {**plan.options, "device": placement.mark},
         (
             InputMark.of(plan.role, plan.checkpoint),
             *(InputMark.of(label, one.opened, roots) for label, one, roots in labelled),
