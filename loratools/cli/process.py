@@ -5,6 +5,7 @@ Nothing is imported here that takes time, so that an interruption finds a handle
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -29,6 +30,7 @@ def main() -> None:
     except Terminated:
         code = _say("terminated", 143)
     _ignore_signals()
+    gc.freeze()  # what is left is not looked through for cycles: torch's share alone takes 0.3 s
     sys.exit(code)
 
 

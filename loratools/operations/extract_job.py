@@ -19,7 +19,7 @@ from loratools.engine.payoff import Work
 from loratools.errors import LoratoolsError
 from loratools.linalg.factors import fold
 from loratools.linalg.noise import NoiseFloor
-from loratools.linalg.norms import frobenius_squared
+from loratools.linalg.norms import distance_squared
 from loratools.linalg.ranks import breakeven_rank
 from loratools.linalg.rounding_torch import round_once
 from loratools.linalg.svd import Factorization, truncated_svd
@@ -32,8 +32,6 @@ from loratools.operations.seeds import module_seed
 from loratools.operations.staging import BLOCK_ELEMENTS
 
 __all__ = ["CompareJob", "FactorFacts", "FactorJob", "Factors", "HashJob", "ReadFacts", "ReadJob"]
-
-_ROWS = 512
 
 Roots = Mapping[tuple[Side, str], str]
 """Hashes by side and name on disk."""
@@ -187,7 +185,7 @@ class FactorJob:
 
     def run(self, workspace: Path) -> FactorFacts:
         started = time.perf_counter()
-        read = difference(self.base, self.tuned, keep=self.cut.above_noise)
+        read = difference(self.base, self.tuned, keep=self.cut.above_noise, reuse=True)
         return self._facts(read, started, workspace)
 
     def _facts(self, read: Difference, started: float, workspace: Path) -> FactorFacts:
@@ -217,12 +215,12 @@ class FactorJob:
         """The triplets to keep, and the noise that they were held against if that chose them."""
         delta = self._oriented(read.delta)
         if not self.cut.above_noise:
-            return self._decompose(delta, self.cut.rank), None
+            return self._decompose(delta, self.cut.rank, read.norm_squared), None
         assert read.base is not None and read.tuned is not None
         noise, looked_at = held_against_noise(
             self._oriented(read.base),
             self._oriented(read.tuned),
-            lambda rank: self._decompose(delta, rank).on_host(),
+            lambda rank: self._decompose(delta, rank, read.norm_squared).on_host(),
             limit=self._limit,
             probability=self.noise_probability,
             seed=self.seed,
@@ -246,7 +244,7 @@ class FactorJob:
         limit = min(self.cut.max_rank or min(self.sides), min(self.sides))
         return min(limit, breakeven_rank(*self.sides) + 1) if self.whole_allowed else limit
 
-    def _decompose(self, delta: torch.Tensor, rank: int | None) -> Factorization:
+    def _decompose(self, delta: torch.Tensor, rank: int | None, norm_squared: float) -> Factorization:
         return truncated_svd(
             delta,
             rank=rank,
@@ -256,6 +254,7 @@ class FactorJob:
             method=self.cut.method,
             seed=self.seed,
             failure_probability=self.failure_probability,
+            norm_squared=norm_squared,
         )
 
     @property
@@ -306,8 +305,5 @@ def _residual(delta: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, *
     dtype = torch.float32 if single else torch.float64
     if delta.device.type == "mps" and not single:
         delta = delta.cpu()  # which has float64
-    A, B = lora_A.to(dtype).to(delta.device), lora_B.to(dtype).to(delta.device)
-    squares = 0.0
-    for rows, left in zip(torch.split(delta, _ROWS), torch.split(B, _ROWS), strict=True):
-        squares += frobenius_squared(torch.addmm(rows.to(dtype), left, A, alpha=-1.0))
-    return math.sqrt(squares)
+    A, B = (factor.to(dtype).to(delta.device) for factor in (lora_A, lora_B))
+    return math.sqrt(distance_squared(delta, B, A))
