@@ -1,4 +1,4 @@
-"""The gamma function where chances of random starts need it: scipy would take 0.2 s to import for these two."""
+"""The gamma function, where chances of random starts need it: scipy takes 0.2 s to import."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _BLOCK_BYTES = 2**20
-"""Of a block as stored: it is read, hashed, widened, subtracted and measured while it is in a core's cache."""
+"""Of a block as stored: it is read, hashed, widened, subtracted and measured while it is in the cache."""
 _SAFE_SQUARES = 1e-20
 """Sums of squares that float32 holds well, whatever the block's size."""
 
@@ -47,8 +47,6 @@ class Difference:
     """tuned - base, and what was seen on the way."""
 
     delta: torch.Tensor
-    norm_squared: float
-    """||delta||_F², as `norms.frobenius_squared` has it: not finite where its dtype does not hold squares."""
     base_norm: float
     only_rounded: bool
     """Dtypes differ, and base rounded to tuned's dtype is tuned: then nothing was learnt."""
@@ -57,6 +55,8 @@ class Difference:
     base: torch.Tensor | None = None
     """Both sides as stored, where they were to be kept."""
     tuned: torch.Tensor | None = None
+    norm_squared: float | None = None
+    """||delta||_F², as `norms.frobenius_squared` has it, where it was measured on the way."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,15 @@ def difference(base: TensorSpec, tuned: TensorSpec, *, keep: bool = False, reuse
     for guard in guards:
         guard.refuse()
     roots = hashers[0].root(), hashers[1].root()
-    return Difference(delta, norm_squared, math.sqrt(base_squares), rounded, *roots, *kept)
+    return Difference(
+        delta,
+        math.sqrt(base_squares),
+        rounded,
+        *roots,
+        base=kept[0],
+        tuned=kept[1],
+        norm_squared=norm_squared,
+    )
 
 
 def compare(base: TensorSpec, tuned: TensorSpec) -> Comparison:

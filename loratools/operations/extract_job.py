@@ -244,7 +244,7 @@ class FactorJob:
         limit = min(self.cut.max_rank or min(self.sides), min(self.sides))
         return min(limit, breakeven_rank(*self.sides) + 1) if self.whole_allowed else limit
 
-    def _decompose(self, delta: torch.Tensor, rank: int | None, norm_squared: float) -> Factorization:
+    def _decompose(self, delta: torch.Tensor, rank: int | None, norm_squared: float | None) -> Factorization:
         return truncated_svd(
             delta,
             rank=rank,
