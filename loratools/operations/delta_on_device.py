@@ -11,7 +11,6 @@ import torch
 from loratools.checkpoints.spec import TensorSpec
 from loratools.engine.device import Kind
 from loratools.engine.lease import Lease
-from loratools.linalg.norms import frobenius_squared
 from loratools.operations.delta import Difference, delta_dtype, narrows, refuse_nonfinite
 from loratools.operations.staging import Incoming, rows_at_once
 
@@ -50,8 +49,7 @@ def difference_on(lease: Lease, base: TensorSpec, tuned: TensorSpec, *, keep: bo
     for spec, count in zip((base, tuned), wrong, strict=True):
         refuse_nonfinite(spec, int(count))
     only_rounded = maybe_rounded and differing == 0
-    norm_squared = frobenius_squared(delta)
-    return Difference(delta, norm_squared, math.sqrt(base_squares), only_rounded, roots[0], roots[1], *kept)
+    return Difference(delta, math.sqrt(base_squares), only_rounded, roots[0], roots[1], *kept)
 
 
 def _side_by_side(sides: list[Incoming], rows: int) -> Iterator[tuple[int, list[torch.Tensor]]]:
