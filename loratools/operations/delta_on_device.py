@@ -49,7 +49,9 @@ def difference_on(lease: Lease, base: TensorSpec, tuned: TensorSpec, *, keep: bo
     for spec, count in zip((base, tuned), wrong, strict=True):
         refuse_nonfinite(spec, int(count))
     only_rounded = maybe_rounded and differing == 0
-    return Difference(delta, math.sqrt(base_squares), only_rounded, roots[0], roots[1], *kept)
+    return Difference(
+        delta, math.sqrt(base_squares), only_rounded, roots[0], roots[1], base=kept[0], tuned=kept[1]
+    )
 
 
 def _side_by_side(sides: list[Incoming], rows: int) -> Iterator[tuple[int, list[torch.Tensor]]]:
