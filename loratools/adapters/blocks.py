@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from loratools.adapters.update import Block
@@ -52,6 +53,19 @@ def as_row(values: Vector, block: Block) -> Block:
 def as_column(values: Vector, block: Block) -> Block:
     """One value for each row, (rows, 1), in the block's library and dtype."""
     return _like(values[:, None], block)
+
+
+def put_rows(block: Block, places: Sequence[int], values: Block, chosen: Sequence[int]) -> None:
+    """`block[places] = values[chosen]`; both are on one device, and no place is named twice."""
+    import numpy as np
+
+    if isinstance(block, np.ndarray):
+        block[list(places)] = values[list(chosen)]
+        return
+    import torch
+
+    into, out = (torch.tensor(list(rows)).to(block.device) for rows in (places, chosen))
+    block.index_copy_(0, into, values.index_select(0, out))
 
 
 def _like(values: Vector, block: Block) -> Block:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from functools import cached_property
 
+from loratools.adapters.blocks import put_rows
 from loratools.adapters.update import Block, ReadRows
 from loratools.adapters.values import Values
 from loratools.checkpoints.spec import TensorSpec
@@ -141,7 +142,7 @@ class Rows:
         begin, end = bisect_left(rows, first), bisect_left(rows, first + len(block))
         if begin < end:
             values = self.value.like(block)
-            block[[row - first for row in rows[begin:end]]] = values[list(places[begin:end])]
+            put_rows(block, [row - first for row in rows[begin:end]], values, places[begin:end])
         return block
 
     def norm(self) -> None:

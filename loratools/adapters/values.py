@@ -30,7 +30,7 @@ class Values:
         self.spec = spec
         self._lock = Lock()
         self._array: NDArray[np.floating] | None = None
-        self._converted: dict[Any, Any] | None = None  # by numpy's dtype, or torch's
+        self._converted: dict[Any, Any] | None = None  # by numpy's dtype, or torch's with the device
 
     @property
     def key(self) -> str:
@@ -51,20 +51,27 @@ class Values:
                 self._array = self._read(0, self.spec.rows)
             return self._array
 
-    def tensor(self, dtype: torch.dtype) -> torch.Tensor:
-        """All values as a tensor of `dtype`, converted once; not to be changed. Raises as `array` does."""
+    def tensor(self, dtype: torch.dtype, device: torch.device | None = None) -> torch.Tensor:
+        """All values as a tensor of `dtype` on a device (the CPU), once for each; not to be changed.
+
+        Raises as `array` does.
+        """
         import torch
 
         values = self.array()
-        found: torch.Tensor = self._once(dtype, lambda: torch.from_numpy(values).to(dtype))
+        device = device or torch.device("cpu")
+        # Converted here and moved last: the move alone waits until it is done, whatever the stream.
+        found: torch.Tensor = self._once(
+            (dtype, device), lambda: torch.from_numpy(values).to(dtype).to(device)
+        )
         return found
 
     def like(self, block: Block) -> Block:
-        """All values in the block's library and dtype, converted once; not to be changed."""
+        """All values in the block's library and dtype, on its device, converted once; not to be changed."""
         import numpy as np
 
         if not isinstance(block, np.ndarray):
-            return self.tensor(block.dtype)
+            return self.tensor(block.dtype, block.device)
         values = self.array()
         found: NDArray[Any] = self._once(block.dtype, lambda: values.astype(block.dtype, copy=False))
         return found
@@ -87,7 +94,7 @@ class Values:
             return rows.astype(block.dtype, copy=False)
         import torch
 
-        return torch.from_numpy(rows).to(block.dtype)
+        return torch.from_numpy(rows).to(block)
 
     def memory(self, spec: TensorSpec) -> int:
         """Bytes held once it is used in the arithmetic for a tensor like `spec`."""

@@ -9,21 +9,22 @@ from loratools.errors import UsageError
 VERBS = frozenset({"convert"})
 
 _EVERYWHERE = frozenset(
-    {"--device", "--cluster", "--plot", "--html"},
+    {"--cluster", "--plot", "--html"},
 )
+_NO_DEVICE = _EVERYWHERE | {"--device"}
 
 OPTIONS: dict[str, frozenset[str]] = {
     "extract": _EVERYWHERE
     | {"--budget", "--budget-parameters", "--vocab", "--dora", "--refine", "--steps", "--for", "--format"},
     "merge": _EVERYWHERE | {"--expert-layout"},
     "unmerge": _EVERYWHERE,
-    "analyze": _EVERYWHERE - {"--plot"},
-    "report": _EVERYWHERE - {"--plot"},
-    "verify": _EVERYWHERE | {"--for", "--seed"},
-    "inspect": _EVERYWHERE,
-    "resize": _EVERYWHERE | {"--resume", "--to", "--base", "--for", "--format"},
-    "combine": _EVERYWHERE | {"--resume", "--for", "--format"},
-    "demo": _EVERYWHERE,
+    "analyze": _NO_DEVICE - {"--plot"},
+    "report": _NO_DEVICE - {"--plot"},
+    "verify": _NO_DEVICE | {"--for", "--seed"},
+    "inspect": _NO_DEVICE,
+    "resize": _NO_DEVICE | {"--resume", "--to", "--base", "--for", "--format"},
+    "combine": _NO_DEVICE | {"--resume", "--for", "--format"},
+    "demo": _NO_DEVICE,
 }
 
 

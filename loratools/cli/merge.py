@@ -116,6 +116,7 @@ def merge(
             rounding=rounding,
             seed=seed,
             workers=invocation.workers,
+            device=invocation.device,
             max_memory=invocation.max_memory,
             force=target.force,
             resume=invocation.resume,

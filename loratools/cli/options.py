@@ -21,6 +21,7 @@ class Invocation:
     output: str | None = None
     force: bool = False
     workers: int | None = None
+    device: str = "auto"
     max_memory: str | None = None
     resume: bool = False
     dry_run: bool = False
@@ -113,6 +114,15 @@ _MAX_MEMORY: Decorator[Any] = _shared(
     metavar="SIZE",
     help="Hold at most SIZE, such as 1.5GB, with fewer jobs at once (default: what the machine has).",
 )
+_DEVICE: Decorator[Any] = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda|cuda:N|mps",
+    expose_value=False,
+    callback=_remember,
+    help="Where to compute. auto takes all CUDA devices if that is faster, transfers included.",
+)
 _RESUME: Decorator[Any] = _shared(
     "--resume",
     help="Go on where a killed run of this command stopped, and keep what is done for the next.",
@@ -120,7 +130,7 @@ _RESUME: Decorator[Any] = _shared(
 _PLAN: Decorator[Any] = _shared(
     "--dry-run", help="Print the plan, with every tensor's fate, and write nothing; -o may be left out."
 )
-_RUN: tuple[Decorator[Any], ...] = (_WORKERS, _MAX_MEMORY, _RESUME, _PLAN)
+_RUN: tuple[Decorator[Any], ...] = (_WORKERS, _DEVICE, _MAX_MEMORY, _RESUME, _PLAN)
 _RUN_THROUGH: tuple[Decorator[Any], ...] = (_WORKERS, _MAX_MEMORY, _PLAN)
 _READ: tuple[Decorator[Any], ...] = (
     _WORKERS,
@@ -143,7 +153,7 @@ def writes(function: Function) -> Function:
 
 
 def runs(function: Function) -> Function:
-    """--workers, --max-memory, --resume and --dry-run."""
+    """--workers, --device, --max-memory, --resume and --dry-run."""
     return _all(_RUN, function)
 
 

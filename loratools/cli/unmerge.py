@@ -73,6 +73,7 @@ def unmerge(
             allow_modified=allow_modified,
             allow_unmatched=allow_unmatched,
             workers=invocation.workers,
+            device=invocation.device,
             max_memory=invocation.max_memory,
             force=target.force,
             resume=invocation.resume,

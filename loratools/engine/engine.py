@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from loratools.engine.placement import Placement
 from loratools.engine.plan import Job
 from loratools.engine.progress import Progress
 
@@ -25,6 +26,14 @@ class Engine(Protocol):
 
     def allow(self, memory: int | None) -> None:
         """Jobs that run side by side in one process hold at most so many bytes; None is no limit."""
+        ...
+
+    def settle(self, jobs: Sequence[Job[Any]]) -> Placement:
+        """Decides where the jobs of a run compute, before its first one; all on the processor until then.
+
+        Raises:
+            LoratoolsError: a device was named that is not there.
+        """
         ...
 
     def run(

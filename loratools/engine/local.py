@@ -14,12 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from loratools.engine.admission import Admission
 from loratools.engine.blas import one_thread
+from loratools.engine.device import Asked, Kind
 from loratools.engine.kept import let_go
 from loratools.engine.limits import processors
+from loratools.engine.place import exact_products
+from loratools.engine.placement import Placement, choose
 from loratools.engine.plan import Job, memory_of
 from loratools.engine.progress import Progress, Silent
 
@@ -28,6 +31,9 @@ Result = TypeVar("Result")
 _LOOK_UP_SECONDS = 0.25
 """How long a wait lasts at most: a signal that comes between Python's last look and the wait itself does not
 end it (6 of 8,000 did not, tried), and its handler would only run when the job is done."""
+
+
+_PROCESSOR = Asked(Kind.CPU)
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,16 @@ class _UnderWay(Generic[Result]):
 
     @classmethod
     def of(
-        cls, job: Job[Result], pool: ThreadPoolExecutor, workspace: Path, admission: Admission
+        cls,
+        job: Job[Result],
+        pool: ThreadPoolExecutor,
+        placement: Placement,
+        workspace: Path,
+        admission: Admission,
     ) -> _UnderWay[Result]:
         def admitted() -> Result:
             with admission.room(memory_of(job)):
-                result = job.run(workspace)
+                result = placement.run(job, workspace)
                 if admission.scarce:
                     let_go()
                 return result
@@ -64,16 +75,40 @@ class _UnderWay(Generic[Result]):
 
 
 class LocalEngine:
-    """Runs jobs on `workers` threads of this process (default: one a processor that it may keep busy)."""
+    """Runs jobs on `workers` threads of this process (default: one a processor that it may keep busy), some
+    of them on devices.
 
-    def __init__(self, workers: int | None = None, progress: Progress | None = None) -> None:
+    Args:
+        device: what `settle` chooses by.
+        placement: instead, what it has chosen already.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        progress: Progress | None = None,
+        *,
+        device: Asked = _PROCESSOR,
+        placement: Placement | None = None,
+    ) -> None:
         self.workers = workers or processors()
         self.progress = progress or Silent()
         self._budget: int | None = None
+        self._workers_given = workers is not None
+        self._device, self._settled = device, placement
+        self._placement = Placement.on_processor()
 
     def allow(self, memory: int | None) -> None:
         """Jobs side by side hold at most so many bytes from now on; one that needs more runs alone."""
         self._budget = memory
+
+    def settle(self, jobs: Sequence[Job[Any]]) -> Placement:
+        """Decides where the jobs of a run compute; devices get the threads that they need, unless these were
+        counted by the caller."""
+        self._placement = self._settled or Placement(choose(self._device, jobs, workers=self.workers))
+        if not self._workers_given:
+            self.workers = max(self.workers, self._placement.threads)
+        return self._placement
 
     def run(
         self, what: str, jobs: Sequence[Job[Result]], workspace: Path, *, torch: bool = True
@@ -92,9 +127,9 @@ class LocalEngine:
         pending = iter(jobs)
         admission = Admission.of(map(memory_of, jobs), self.workers, self._budget)
         try:
-            with _one_thread_a_job(torch):
+            with _one_thread_a_job(torch or bool(self._placement.places)):
                 for job in pending:
-                    waiting.append(_UnderWay.of(job, pool, workspace, admission))
+                    waiting.append(_UnderWay.of(job, pool, self._placement, workspace, admission))
                     if len(waiting) > 2 * self.workers:
                         yield self._collect(waiting)
                 while waiting:
@@ -151,6 +186,7 @@ def _one_thread_a_job(with_torch: bool) -> Iterator[None]:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            yield
+            with exact_products():
+                yield
         finally:
             torch.set_num_threads(before)

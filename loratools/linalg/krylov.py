@@ -121,5 +121,13 @@ def one_round(block: torch.Tensor, against: tuple[torch.Tensor, ...]) -> tuple[t
     """Block Gram-Schmidt, twice, and QR."""
     for rows in (*against, *against):
         block = block - (block @ rows.T) @ rows
-    columns, triangle = torch.linalg.qr(block.T)  # (n, b), (b, b)
+    columns, triangle = orthogonal_triangular(block.T)  # (n, b), (b, b)
     return columns.T, triangle
+
+
+def orthogonal_triangular(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """QR, on the CPU where the device has none."""
+    if block.device.type != "mps":
+        return torch.linalg.qr(block)  # type: ignore[no-any-return]
+    columns, triangle = torch.linalg.qr(block.cpu())
+    return columns.to(block.device), triangle.to(block.device)

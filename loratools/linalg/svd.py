@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
@@ -41,6 +41,10 @@ class Factorization:
     norm_squared: float
     """||delta||_F², accumulated in float64."""
     certificate: Certificate
+
+    def on_host(self) -> Factorization:
+        """The same, in the host's memory."""
+        return replace(self, U=self.U.cpu(), S=self.S.cpu(), Vh=self.Vh.cpu())
 
     def leading(self, count: int) -> Factorization:
         """The first `count` triplets, as a truncation of their own."""
@@ -153,7 +157,9 @@ def _lapack_cost(rows: int, columns: int) -> float:
 def _lapack_svd(matrix: torch.Tensor, norm_squared: float, goal: Goal) -> Triplets:
     """The truncation of the full decomposition in float64, measured as it will be stored."""
     double = wide(matrix)
-    U, S, Vh = torch.linalg.svd(double, full_matrices=False)
+    # cuSOLVER's own choice is Jacobi's method, which stops at a tolerance; this one is LAPACK's.
+    driver = "gesvd" if double.device.type == "cuda" else None
+    U, S, Vh = torch.linalg.svd(double, full_matrices=False, driver=driver)
     squares = S.square().cpu()
     total = float(squares.sum())
     rank = goal.rank_of(squares, total) or min(goal.max_rank, S.numel())

@@ -25,10 +25,13 @@ __all__ = [
     "Difference",
     "Distance",
     "compare",
+    "delta_dtype",
     "difference",
     "distance",
     "hash_tensor",
+    "narrows",
     "read_finite",
+    "refuse_nonfinite",
     "unfactorable",
 ]
 
@@ -102,7 +105,7 @@ def difference(base: TensorSpec, tuned: TensorSpec, *, keep: bool = False, reuse
     wide = delta_dtype(base, tuned)
     delta = reused("delta", tuned.shape, wide) if reuse else torch.empty(tuned.shape, dtype=wide)
     base_squares = norm_squared = 0.0
-    rounded = base.dtype != tuned.dtype and _narrows(base, tuned)
+    rounded = base.dtype != tuned.dtype and narrows(base, tuned)
     guards = (_Finite(base), _Finite(tuned))
     hashers = (TensorHasher(), TensorHasher())
     kept = [
@@ -147,7 +150,7 @@ def compare(base: TensorSpec, tuned: TensorSpec) -> Comparison:
     changed: list[int] = []
     guards = (_Finite(base), _Finite(tuned))
     hashers = (TensorHasher(), TensorHasher())
-    narrows = _narrows(base, tuned)
+    rounds = narrows(base, tuned)
     for block in _blocks(base, tuned, hashers):
         guards[0].check(block.base)
         guards[1].check(block.tuned)
@@ -155,7 +158,7 @@ def compare(base: TensorSpec, tuned: TensorSpec) -> Comparison:
         if not shared:
             continue
         one, other = block.base[:shared], block.tuned[:shared]
-        differs = rows_that_differ(one.to(other.dtype) if narrows else one, other)
+        differs = rows_that_differ(one.to(other.dtype) if rounds else one, other)
         changed.extend((differs.nonzero().flatten() + block.first).tolist())
     for guard in guards:
         guard.refuse()
@@ -244,7 +247,8 @@ def delta_dtype(base: TensorSpec, tuned: TensorSpec) -> torch.dtype:
     return torch.float32 if {base.dtype, tuned.dtype} <= narrow else torch.float64
 
 
-def _narrows(base: TensorSpec, tuned: TensorSpec) -> bool:
+def narrows(base: TensorSpec, tuned: TensorSpec) -> bool:
+    """Whether tuned's dtype holds fewer digits than base's."""
     return _PRECISION.get(tuned.dtype, 0) < _PRECISION.get(base.dtype, 0)
 
 
@@ -278,14 +282,18 @@ class _Finite:
         return squares
 
     def refuse(self) -> None:
-        wrong = self._wrong + (0 if self._bits is None else self._bits.count)
-        if wrong:
-            raise LoratoolsError(
-                f"{wrong} of {self._spec.elements} values are NaN or infinite",
-                file=self._spec.file,
-                tensor=self._spec.name,
-                hint="the checkpoint is broken: take another one",
-            )
+        refuse_nonfinite(self._spec, self._wrong + (0 if self._bits is None else self._bits.count))
+
+
+def refuse_nonfinite(spec: TensorSpec, count: int) -> None:
+    """Raises LoratoolsError where a tensor holds values that are not finite."""
+    if count:
+        raise LoratoolsError(
+            f"{count} of {spec.elements} values are NaN or infinite",
+            file=spec.file,
+            tensor=spec.name,
+            hint="the checkpoint is broken: take another one",
+        )
 
 
 def _blocks(

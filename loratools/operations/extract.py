@@ -20,6 +20,7 @@ from loratools.engine.engine import Engine
 from loratools.engine.execution import Execution
 from loratools.engine.foresight import Foresight
 from loratools.engine.memory import PeakMemory
+from loratools.engine.placement import Placement
 from loratools.engine.progress import Progress
 from loratools.operations.base_name import base_name as name_of_base
 from loratools.operations.extract_assembly import assemble, vocabulary
@@ -57,6 +58,7 @@ def extract(
     base_name: str | None = None,
     seed: int = 0,
     workers: int | None = None,
+    device: str = "auto",
     max_memory: int | str | None = None,
     force: bool = False,
     resume: bool = False,
@@ -82,6 +84,8 @@ def extract(
         base_name: what the adapter's config calls its base.
         seed: of the randomized SVD.
         workers: modules that are worked on side by side; by default as many as there are processors.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps": where deltas are factored. "auto" takes all CUDA
+            devices where they save more time than their transfers cost, and the report says what it took.
         max_memory: bytes that the process may hold, interpreter and libraries included, as a number or like
             "1.5GB"; by default what the machine has. Fewer jobs then run side by side; what is written is the
             same.
@@ -113,7 +117,7 @@ def extract(
     )
     target = named_target(output, dry_run=dry_run)
     started = time.perf_counter()
-    execution = Execution(workers=workers, max_memory=size_in_bytes(max_memory))
+    execution = Execution(workers=workers, device=device, max_memory=size_in_bytes(max_memory))
     foresight = Foresight(progress, learn=not resume)
     engine = execution.engine(foresight)
     with PeakMemory() as memory:
@@ -162,8 +166,10 @@ def run_extract(
     """
     started = time.perf_counter() if started is None else started
     assert plan.output is not None
+    placement = engine.settle(plan.factoring)
+    fingerprint = _fingerprint(plan, placement)
     with Publication(
-        plan.output, force=plan.force, inputs=plan.inputs, fingerprint=_fingerprint(plan), resume=resume
+        plan.output, force=plan.force, inputs=plan.inputs, fingerprint=fingerprint, resume=resume
     ) as publication:
         workspace = publication.parts
         with disk_errors(workspace):
@@ -190,6 +196,7 @@ def run_extract(
             modules=rows,
             version=_version(),
             notes=warnings,
+            kind=placement.kind,
         )
         for opened in (plan.pair.base, plan.pair.tuned):
             opened.require_unchanged()
@@ -199,7 +206,7 @@ def run_extract(
         version=_version(),
         output=plan.output,
         coverage=findings.coverage,
-        warnings=(*plan.warnings, *warnings, *left),
+        warnings=(*plan.warnings, *warnings, *placement.warnings(), *left),
         seconds=time.perf_counter() - started,
         peak_bytes=memory.peak_bytes,
         modules=rows,
@@ -211,12 +218,13 @@ def run_extract(
             "rest_bytes": assembled.rest_bytes,
             "rest_share": assembled.rest_bytes / assembled.bytes if assembled.bytes else 0.0,
             "failure_probability": FAILURE_PROBABILITY,
+            "devices": placement.choice.details(),
             **({"resumed_jobs": sum(done.taken for done in factored.values())} if resume else {}),
         },
     )
 
 
-def _fingerprint(plan: ExtractPlan) -> RunFingerprint:
+def _fingerprint(plan: ExtractPlan, placement: Placement) -> RunFingerprint:
     import numpy as np
     import torch
 
@@ -224,7 +232,7 @@ def _fingerprint(plan: ExtractPlan) -> RunFingerprint:
         "extract",
         _version(),
         {"numpy": np.__version__, "torch": str(torch.__version__)},
-        {**plan.options.plain(), "base_name": plan.base_name},
+        {**plan.options.plain(), "base_name": plan.base_name, "device": placement.mark},
         (InputMark.of("base", plan.pair.base), InputMark.of("tuned", plan.pair.tuned)),
     )
 

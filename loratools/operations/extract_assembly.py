@@ -35,9 +35,11 @@ from loratools.checkpoints.provenance import InputRecord, Provenance, config_roo
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
 from loratools.checkpoints.unchanged import changed
+from loratools.engine.device import Kind
 from loratools.operations.extract_findings import Findings
 from loratools.operations.extract_job import Roots
 from loratools.operations.extract_plan import ExtractPlan
+from loratools.operations.made_on import made_on
 from loratools.operations.pairing import Side
 from loratools.operations.sidefiles import tokenizer_files
 from loratools.reports.report import ExtractedModule, plain
@@ -64,8 +66,12 @@ def assemble(
     modules: tuple[ExtractedModule, ...],
     version: str,
     notes: tuple[str, ...],
+    kind: Kind,
 ) -> Assembled:
-    """Writes the adapter into `folder`, from the factors that lie in `workspace` and from tuned itself."""
+    """Writes the adapter into `folder`, from the factors that lie in `workspace` and from tuned itself.
+
+    `kind`: of the devices that made the factors.
+    """
     factors = list(_factors(workspace, plan, findings))
     rest = list(_rest(plan, findings))
     tensors = write_weights(folder, [*factors, *rest])
@@ -79,14 +85,15 @@ def assemble(
         rest_bytes=sum(stored_bytes(tensor.dtype, tensor.shape) for tensor in rest),
     )
     write_card(folder, _card(plan, findings, modules, assembled, notes))
-    Provenance(
+    record = Provenance(
         command="extract",
         version=version,
         options={**plan.options.plain(), "base_name": plan.base_name},
         inputs=tuple(_record(plan, side, roots) for side in Side),
         tensors=tensors,
         modules=tuple(_module_record(row) for row in modules),
-    ).covering(folder, weights=[WEIGHTS], files=[CONFIG, CARD, *tokenizer]).write(folder)
+    )
+    made_on(record, kind).covering(folder, weights=[WEIGHTS], files=[CONFIG, CARD, *tokenizer]).write(folder)
     return assembled
 
 

@@ -13,6 +13,9 @@ from blake3 import blake3
 
 from loratools.checkpoints.files import write_bytes
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
+from loratools.engine.device import Kind
+from loratools.engine.lease import Lease
+from loratools.engine.payoff import Work
 from loratools.errors import LoratoolsError
 from loratools.linalg.factors import fold
 from loratools.linalg.noise import NoiseFloor
@@ -35,6 +38,7 @@ from loratools.operations.extract_options import Truncation
 from loratools.operations.pairing import Side
 from loratools.operations.rates import READ_RATE
 from loratools.operations.seeds import module_seed
+from loratools.operations.staging import BLOCK_ELEMENTS
 
 __all__ = ["CompareJob", "FactorFacts", "FactorJob", "Factors", "HashJob", "ReadFacts", "ReadJob"]
 
@@ -200,9 +204,25 @@ class FactorJob:
         a_file, b_file = self.leaves
         return Evidence(read=seen, files=(LeftFile(a_file, row * columns), LeftFile(b_file, row * rows)))
 
+    def device_work(self, kind: Kind) -> Work:
+        """Both sides as they are stored go up, factors come down."""
+        products, blocks = 12.0 * self.tuned.elements * self._width, self.tuned.elements // BLOCK_ELEMENTS
+        return Work(self.bytes + 4 * self._width * sum(self.sides), self.bytes, products, 8 + blocks)
+
+    def run_on(self, lease: Lease, workspace: Path) -> FactorFacts:
+        from loratools.operations.delta_on_device import difference_on
+
+        started = time.perf_counter()
+        read = difference_on(lease, self.base, self.tuned, keep=self.cut.above_noise)
+        return self._facts(read, started, workspace)
+
     def run(self, workspace: Path) -> FactorFacts:
         started = time.perf_counter()
         read = difference(self.base, self.tuned, keep=self.cut.above_noise, reuse=True)
+        return self._facts(read, started, workspace)
+
+    def _facts(self, read: Difference, started: float, workspace: Path) -> FactorFacts:
+        """What is known of the delta, wherever it is; `started`, by `time.perf_counter`."""
         roots = {
             (Side.BASE, self.base.name): read.base_root,
             (Side.TUNED, self.tuned.name): read.tuned_root,
@@ -233,7 +253,7 @@ class FactorJob:
         noise, looked_at = held_against_noise(
             self._oriented(read.base),
             self._oriented(read.tuned),
-            lambda rank: self._decompose(delta, rank, read.norm_squared),
+            lambda rank: self._decompose(delta, rank, read.norm_squared).on_host(),
             limit=self._limit,
             probability=self.noise_probability,
             seed=self.seed,
@@ -244,6 +264,12 @@ class FactorJob:
     def _oriented(self, stored: torch.Tensor) -> torch.Tensor:
         """(out, in)."""
         return stored.T if self.transposed else stored
+
+    @property
+    def _width(self) -> int:
+        """Columns of the blocks that the matrix is multiplied by, about."""
+        least = min(self.sides)
+        return min(least, (self.cut.rank or least // 4) + 8)
 
     @property
     def _limit(self) -> int:
@@ -269,6 +295,7 @@ class FactorJob:
         return module_seed(self.cut.seed, self.name)
 
     def _store(self, delta: torch.Tensor, found: Factorization, workspace: Path) -> Factors:
+        found = found.on_host()
         A, B = fold(found.U.numpy(), found.S.numpy(), found.Vh.numpy(), self.cut.fold)
         dtype: torch.dtype = getattr(torch, self.cut.save_dtype.value)
         certificate = found.certificate
@@ -309,4 +336,7 @@ def _residual(delta: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, *
     """
     single = delta.dtype is torch.float32 and about > 1e-2
     dtype = torch.float32 if single else torch.float64
-    return math.sqrt(distance_squared(delta, lora_B.to(dtype), lora_A.to(dtype)))
+    if delta.device.type == "mps" and not single:
+        delta = delta.cpu()  # which has float64
+    A, B = (factor.to(dtype).to(delta.device) for factor in (lora_A, lora_B))
+    return math.sqrt(distance_squared(delta, B, A))

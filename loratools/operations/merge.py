@@ -47,6 +47,7 @@ def merge(
     rounding: str = "nearest",
     seed: int = 0,
     workers: int | None = None,
+    device: str = "auto",
     max_memory: int | str | None = None,
     force: bool = False,
     resume: bool = False,
@@ -76,6 +77,8 @@ def merge(
             What is written then depends on the seed, the tensor's name and the element's place in it alone.
         seed: of that chance; from 0 on.
         workers: threads; one a processor by default. They do not change what is written.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`: where sums are computed. `auto` takes all CUDA
+            devices where they save more time than their transfers cost, and the report says what it took.
         max_memory: bytes that the process may hold, interpreter and libraries included, as a number or like
             "1.5GB"; by default what the machine has. Fewer jobs then run side by side; what is written is the
             same.
@@ -102,7 +105,7 @@ def merge(
         rounding=rounding,
         seed=seed,
     )
-    execution = Execution(workers=workers, max_memory=size_in_bytes(max_memory))
+    execution = Execution(workers=workers, device=device, max_memory=size_in_bytes(max_memory))
     foresight = Foresight(progress, learn=not resume)
     engine = execution.engine(foresight)
     with PeakMemory() as memory:
@@ -164,6 +167,7 @@ def run_merge(
         details={
             "left_behind": list(plan.side.left_behind),
             **({} if keeper is None else {"undo": keeper.size()}),
+            "devices": done.devices,
             **({"resumed_jobs": done.taken} if resume else {}),
         },
     )

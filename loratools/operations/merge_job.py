@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from loratools.adapters.update import Update, foundation, rows_of_block
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
+from loratools.engine.device import Kind
+from loratools.engine.lease import Lease
+from loratools.engine.payoff import Work
 from loratools.operations.evidence import Evidence, of_tensor
 from loratools.operations.precision import (
     Rounding,
@@ -21,6 +24,7 @@ from loratools.operations.precision import (
 from loratools.operations.rates import MERGE_RATE, MULTIPLY_RATE, UNDO_RATE
 from loratools.operations.rounded import Rounder
 from loratools.operations.scratch import Scratch
+from loratools.operations.staging import BLOCK_ELEMENTS
 from loratools.operations.streaming import PART_BYTES, Rows, Source, Target, TensorFigures, blocks
 from loratools.operations.tally import Tally
 
@@ -81,6 +85,21 @@ class MergeJob:
 
     def evidence(self, result: TensorFigures) -> Evidence:
         return of_tensor(result, self.source, self.target, keep=self.keep)
+
+    def device_work(self, kind: Kind) -> Work | None:
+        """None where a tensor is only converted; where draws decide or an undo record is kept, which are
+        numpy's to the bit; and on Metal, which has no float64 for the figures or for float32 weights."""
+        if not self.updates or self.draws is not None or self.keep is not None or kind is Kind.MPS:
+            return None
+        elements = self.target.elements
+        products = float(sum(update.rank or 0 for update in self.updates)) * elements
+        blocks = 1 + elements // BLOCK_ELEMENTS
+        return Work(self.bytes + self.target.bytes, self.bytes + self.target.bytes, products, blocks)
+
+    def run_on(self, lease: Lease, workspace: Path) -> TensorFigures:
+        from loratools.operations.merge_on_device import merge_on
+
+        return merge_on(self, lease, workspace)
 
     def run(self, workspace: Path) -> TensorFigures:
         with Target(self.target, workspace) as target:

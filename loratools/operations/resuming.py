@@ -6,8 +6,9 @@ than the job itself, and runs where the job would, side by side with others.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -18,6 +19,9 @@ from loratools.checkpoints.hashing import file_root
 from loratools.checkpoints.journal import Journal, Line
 from loratools.checkpoints.spec import TensorSpec
 from loratools.checkpoints.trees import remove_whole
+from loratools.engine.device import Kind
+from loratools.engine.lease import DeviceJob, Lease
+from loratools.engine.payoff import Work
 from loratools.engine.plan import Job, cost_of, memory_of
 from loratools.errors import LoratoolsError
 from loratools.operations.evidence import Evidence
@@ -77,17 +81,28 @@ class JournaledJob(Generic[Result]):
     def cost(self) -> float:
         return cost_of(self.job)
 
+    def device_work(self, kind: Kind) -> Work | None:
+        return self.job.device_work(kind) if isinstance(self.job, DeviceJob) else None
+
+    def run_on(self, lease: Lease, workspace: Path) -> Done[Result]:
+        """As `run`, on a device."""
+        assert isinstance(self.job, DeviceJob)
+        return self._done(partial(self.job.run_on, lease), workspace)
+
     def run(self, workspace: Path) -> Done[Result]:
         """
         Raises:
             LoratoolsError: a tensor that the job read has changed since the earlier run; or as the job.
         """
+        return self._done(self.job.run, workspace)
+
+    def _done(self, run: Callable[[Path], Result], workspace: Path) -> Done[Result]:
         earlier = self._earlier()
         if earlier is not None and self.line is not None and _holds(earlier[1], self.line, workspace):
             result, evidence = earlier
             _require_same(evidence, {spec: tensor_root(readable(spec)) for spec, _ in evidence.read})
             return Done(result, taken=True)
-        result = self.job.run(workspace)
+        result = run(workspace)
         try:
             evidence = self.job.evidence(result)
         except ValueError:  # it is beyond what a line is believed for, and no line tells of it

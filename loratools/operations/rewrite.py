@@ -18,6 +18,8 @@ from loratools.checkpoints.publication import Publication
 from loratools.checkpoints.seal import sealed
 from loratools.checkpoints.trees import remove_whole
 from loratools.engine.engine import Engine
+from loratools.engine.placement import Placement
+from loratools.operations.made_on import made_on
 from loratools.operations.resuming import journaled, keep_only
 from loratools.operations.rewrite_layout import Outgoing, index_of
 from loratools.operations.rewrite_plan import RewritePlan
@@ -38,6 +40,8 @@ class Rewritten:
     figures: Mapping[str, TensorFigures]
     warnings: tuple[str, ...]
     taken: int
+    devices: Mapping[str, Any]
+    """What was asked for, which were taken, and why."""
 
 
 def run_rewrite(
@@ -68,12 +72,13 @@ def run_rewrite(
     figures: dict[str, TensorFigures] = {}
     taken = 0
     assert plan.output is not None
+    placement = engine.settle(plan.jobs)
     with Publication(
         plan.output,
         force=plan.force,
         inputs=plan.inputs.paths,
         one_file=plan.one_file,
-        fingerprint=_fingerprint(plan, adapter_roots, records),
+        fingerprint=_fingerprint(plan, adapter_roots, records, placement),
         resume=resume,
     ) as publication:
         _lay_out(plan, publication.folder)
@@ -83,13 +88,13 @@ def run_rewrite(
             watch(done.result)
             figures[job.name] = done.result
             taken += done.taken
-        provenance = record(figures)
+        provenance = made_on(record(figures), placement.kind)
         texts = _write_texts(plan, publication.folder)
         notes = () if last is None else last(publication.folder, figures)
         _write_provenance(plan, provenance, texts, publication.folder)
         plan.inputs.require_unchanged()
-        warnings = (*notes, *publication.publish())
-    return Rewritten(figures, (*_nonfinite(figures), *warnings), taken)
+        warnings = (*notes, *placement.warnings(), *publication.publish())
+    return Rewritten(figures, (*_nonfinite(figures), *warnings), taken, placement.choice.details())
 
 
 def source_roots(tensors: Iterable[Outgoing], figures: Mapping[str, TensorFigures]) -> dict[str, str]:
@@ -103,7 +108,10 @@ def source_roots(tensors: Iterable[Outgoing], figures: Mapping[str, TensorFigure
 
 
 def _fingerprint(
-    plan: RewritePlan[Any], adapter_roots: Sequence[Mapping[str, str]], records: Sequence[Path]
+    plan: RewritePlan[Any],
+    adapter_roots: Sequence[Mapping[str, str]],
+    records: Sequence[Path],
+    placement: Placement,
 ) -> RunFingerprint:
     import numpy as np
 
@@ -112,7 +120,7 @@ def _fingerprint(
         plan.command,
         __version__,
         {"numpy": np.__version__},
-        plan.options,
+        {**plan.options, "device": placement.mark},
         (
             InputMark.of(plan.role, plan.checkpoint),
             *(InputMark.of(label, one.opened, roots) for label, one, roots in labelled),

@@ -12,8 +12,10 @@ from loratools.checkpoints.files import is_folder
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.spec import TensorSpec
 from loratools.engine.coverage import Coverage
+from loratools.engine.device import Kind
 from loratools.engine.plan import Plan, Written
 from loratools.errors import UsageError
+from loratools.operations.made_on import made_on
 from loratools.operations.merge_inputs import MergeInputs
 from loratools.operations.rates import finishing, overhead
 from loratools.operations.resuming import ResumableJob
@@ -156,7 +158,7 @@ class Draft(Generic[Asked]):
         if not self.one_file:
             return 0, {}
         record = self.record()
-        room = header_room(record)
+        room = header_room(made_on(record, Kind.CUDA))  # perhaps it will be
         return room, padded_header(record, room)
 
     @property

@@ -22,6 +22,9 @@ from loratools.adapters.lowrank import LowRank
 from loratools.adapters.update import Update, rows_of_block
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
+from loratools.engine.device import Kind
+from loratools.engine.lease import Lease
+from loratools.engine.payoff import Work
 from loratools.operations.evidence import Evidence, of_tensor
 from loratools.operations.precision import (
     Rounding,
@@ -38,6 +41,7 @@ from loratools.operations.precision import (
     widened,
 )
 from loratools.operations.rates import MULTIPLY_RATE, SUBTRACT_RATE
+from loratools.operations.staging import BLOCK_ELEMENTS
 from loratools.operations.streaming import PART_BYTES, Rows, Source, Target, TensorFigures, blocks, parts
 
 if TYPE_CHECKING:
@@ -81,6 +85,20 @@ class SubtractJob:
 
     def evidence(self, result: TensorFigures) -> Evidence:
         return of_tensor(result, self.source, self.target)
+
+    def device_work(self, kind: Kind) -> Work | None:
+        """None where draws decide, and on Metal: as with `MergeJob`."""
+        if self.draws is not None or kind is Kind.MPS:
+            return None
+        elements = self.target.elements
+        products = float(sum(update.rank or 0 for update in self.updates)) * elements
+        blocks = 1 + elements // BLOCK_ELEMENTS
+        return Work(self.bytes + self.target.bytes, self.bytes + self.target.bytes, products, blocks)
+
+    def run_on(self, lease: Lease, workspace: Path) -> TensorFigures:
+        from loratools.operations.subtract_on_device import subtract_on
+
+        return subtract_on(self, lease, workspace)
 
     def run(self, workspace: Path) -> TensorFigures:
         import numpy as np
@@ -161,7 +179,6 @@ class _Doubt:
     """Counts elements whose interval holds another number than the one restored, or not even that."""
 
     def __init__(self, dtype: str, updates: tuple[Update, ...], *, by_chance: bool = False) -> None:
-        import numpy as np
 
         self._by_chance = by_chance
 
@@ -171,9 +188,7 @@ class _Doubt:
         self._dtype = dtype
         self._arithmetic = arithmetic_dtype(dtype)
         self._magnitudes = [magnitude(update, self._arithmetic) for update in updates]
-        terms = sum((update.rank or 1) + 2 for update in updates)
-        # The merge's rounding, that of the subtraction, and that of the sums here.
-        self._room = (2 * terms + 4) * float(np.finfo(self._arithmetic).eps)
+        self._room = room(updates, self._arithmetic)
 
     def add(self, merged: Stored, centre: Wide, restored: Stored, first: int) -> None:
         """Some rows: W' as stored, c as computed, what was restored, and the number of the first row."""
@@ -202,18 +217,36 @@ class _Doubt:
             self.largest = max(self.largest, float(most[np.isfinite(most)].max(initial=0.0)))
 
 
+def room(updates: tuple[Update, ...], arithmetic: str) -> float:
+    """Units of rounding, times epsilon: of the merge, of the subtraction, and of the sums of a doubt."""
+    import numpy as np
+
+    terms = sum((update.rank or 1) + 2 for update in updates)
+    return (2 * terms + 4) * float(np.finfo(arithmetic).eps)
+
+
 Magnitude = Callable[[int, int], Wide]
 """`bound(first, count)`: an upper bound, element by element, of |s||B||A| in those rows."""
 
 
-@singledispatch
 def magnitude(update: Update, arithmetic: str) -> Magnitude:
     """How large the terms are of what an update adds. Raises TypeError for one that does not only add."""
+    rows, columns = sizes(update, arithmetic)
+    if columns is None:
+        return lambda first, count: rows[first : first + count]
+    import numpy as np
+
+    return lambda first, count: np.outer(rows[first : first + count], columns)
+
+
+@singledispatch
+def sizes(update: Update, arithmetic: str) -> tuple[Wide, Wide | None]:
+    """The same as vectors (rows,) and (columns,), of which it is the product; rows alone for a bias."""
     raise TypeError(f"a {update.kind} update cannot be subtracted")
 
 
-@magnitude.register(LowRank)
-def _(update: LowRank, arithmetic: str) -> Magnitude:
+@sizes.register(LowRank)
+def _(update: LowRank, arithmetic: str) -> tuple[Wide, Wide | None]:
     """By Cauchy and Schwarz: the norms of B's rows times those of A's columns."""
     import numpy as np
 
@@ -221,13 +254,11 @@ def _(update: LowRank, arithmetic: str) -> Magnitude:
     of_inputs = np.linalg.norm(update.A.array().astype("float64"), axis=0)  # (in,)
     rows, columns = (of_inputs, of_outputs) if update.transposed else (of_outputs, of_inputs)
     rows = (rows * abs(update.scaling)).astype(arithmetic)
-    columns = columns.astype(arithmetic)
-    return lambda first, count: np.outer(rows[first : first + count], columns)
+    return rows, columns.astype(arithmetic)
 
 
-@magnitude.register(Bias)
-def _(update: Bias, arithmetic: str) -> Magnitude:
+@sizes.register(Bias)
+def _(update: Bias, arithmetic: str) -> tuple[Wide, Wide | None]:
     import numpy as np
 
-    size = np.abs(update.value.array().astype(arithmetic) * update.scaling)
-    return lambda first, count: size[first : first + count]
+    return np.abs(update.value.array().astype(arithmetic) * update.scaling), None

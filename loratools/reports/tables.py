@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 
+from loratools.engine.placement import ASKED_FOR, NO_DEVICE
 from loratools.errors import printable
 from loratools.reports import fates, words
 from loratools.reports.columns import Column, Page, table
@@ -46,6 +47,7 @@ def pages(report: Report, *, full: bool) -> Iterator[Page]:
         yield _totals(report.totals)
     yield from _extraction(report)
     yield from _undo(report)
+    yield from _devices(report)
     if (resumed := report.details.get("resumed_jobs")) is not None:
         yield (
             f"{resumed} jobs were taken from an interrupted run" if resumed else "there was no run to resume"
@@ -125,6 +127,18 @@ def _undo(report: Report) -> Iterator[str]:
             f"undo record: {words.size(undo['bytes'])}; {lost} of it hold what rounding lost, {share} of the "
             "tensors"
         )
+
+
+def _devices(report: Report) -> Iterator[str]:
+    """Where it was computed, unless that goes without saying: on the CPU of a machine without a device."""
+    devices = report.details.get("devices")
+    if not isinstance(devices, Mapping):
+        return
+    taken, asked = devices["taken"], devices["asked"]
+    if taken == ["cpu"] and (asked == "cpu" or devices["why"] == NO_DEVICE):
+        return
+    why = "" if devices["why"] == ASKED_FOR else f": {devices['why']}"
+    yield f"computed on {', '.join(taken)} (--device {asked}{why})"
 
 
 def _closing(report: Report) -> str:

@@ -16,6 +16,7 @@ ALLOWED = {
         *("read_text", "os.open", "os.fstat", "os.read", "os.close", "mkdir", "write_text", "unlink"),
     },
     "engine/limits.py": {"read_text"},  # /proc and /sys: the limits of this process
+    "engine/device.py": {"ctypes"},  # the driver of NVIDIA, asked how many devices there are
     "engine/memory.py": {"read_bytes"},  # /proc/self/status
     "checkpoints/liveness.py": {"read_text", "readlink"},  # /proc: which processes there are
     "cli/failures.py": {"os.open", "os.close"},  # /dev/null for a stdout that is gone

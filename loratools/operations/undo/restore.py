@@ -77,6 +77,7 @@ def run_restore(
         details={
             "merges": len(plan.asked.records),
             "left_behind": [],
+            "devices": done.devices,
             **({"resumed_jobs": done.taken} if resume else {}),
         },
     )
