@@ -86,6 +86,7 @@ def analyze(
             amplification=amplification,
             seed=seed,
             workers=invocation.workers,
+            cluster=invocation.cluster,
             dry_run=invocation.dry_run,
             progress=progress,
         )

@@ -135,6 +135,7 @@ def extract(
             base_name=base_name,
             seed=seed,
             workers=invocation.workers,
+            cluster=invocation.cluster,
             force=target.force,
             resume=invocation.resume,
             dry_run=invocation.dry_run,

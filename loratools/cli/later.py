@@ -12,14 +12,16 @@ _EVERYWHERE = frozenset(
     {"--device", "--max-memory", "--cluster", "--plot", "--html"},
 )
 
+_ON_A_CLUSTER = _EVERYWHERE - {"--cluster"}
+
 OPTIONS: dict[str, frozenset[str]] = {
-    "extract": _EVERYWHERE
+    "extract": _ON_A_CLUSTER
     | {"--budget", "--budget-parameters", "--vocab", "--dora", "--refine", "--steps", "--for", "--format"},
-    "merge": _EVERYWHERE | {"--expert-layout"},
-    "unmerge": _EVERYWHERE,
-    "analyze": _EVERYWHERE - {"--plot"},
+    "merge": _ON_A_CLUSTER | {"--expert-layout"},
+    "unmerge": _ON_A_CLUSTER,
+    "analyze": _ON_A_CLUSTER - {"--plot"},
     "report": _EVERYWHERE - {"--plot"},
-    "verify": _EVERYWHERE | {"--for", "--seed"},
+    "verify": _ON_A_CLUSTER | {"--for", "--seed"},
     "inspect": _EVERYWHERE,
     "resize": _EVERYWHERE | {"--resume", "--to", "--base", "--for", "--format"},
     "combine": _EVERYWHERE | {"--resume", "--for", "--format"},

@@ -116,6 +116,7 @@ def merge(
             rounding=rounding,
             seed=seed,
             workers=invocation.workers,
+            cluster=invocation.cluster,
             force=target.force,
             resume=invocation.resume,
             dry_run=invocation.dry_run,

@@ -20,6 +20,7 @@ class Invocation:
     output: str | None = None
     force: bool = False
     workers: int | None = None
+    cluster: str | None = None
     resume: bool = False
     dry_run: bool = False
     quiet: bool = False
@@ -101,6 +102,12 @@ _DRAW: tuple[Decorator[Any], ...] = (
 _WORKERS: Decorator[Any] = _shared(
     "--workers", type=click.IntRange(min=1), metavar="N", help="Threads (default: one a processor)."
 )
+_CLUSTER: Decorator[Any] = _shared(
+    "--cluster",
+    type=click.Path(),
+    metavar="ADDRESS|FILE",
+    help="Have the workers of this Dask scheduler do the work (extra [cluster]).",
+)
 _RESUME: Decorator[Any] = _shared(
     "--resume",
     help="Go on where a killed run of this command stopped, and keep what is done for the next.",
@@ -108,10 +115,11 @@ _RESUME: Decorator[Any] = _shared(
 _PLAN: Decorator[Any] = _shared(
     "--dry-run", help="Print the plan, with every tensor's fate, and write nothing; -o may be left out."
 )
-_RUN: tuple[Decorator[Any], ...] = (_WORKERS, _RESUME, _PLAN)
+_RUN: tuple[Decorator[Any], ...] = (_WORKERS, _CLUSTER, _RESUME, _PLAN)
 _RUN_THROUGH: tuple[Decorator[Any], ...] = (_WORKERS, _PLAN)
 _READ: tuple[Decorator[Any], ...] = (
     _WORKERS,
+    _CLUSTER,
     _shared("--dry-run", help="Print the plan, with every tensor's fate, and go no further."),
 )
 _REMOVE: tuple[Decorator[Any], ...] = (
@@ -130,7 +138,7 @@ def writes(function: Function) -> Function:
 
 
 def runs(function: Function) -> Function:
-    """--workers, --resume and --dry-run."""
+    """--workers, --cluster, --resume and --dry-run."""
     return _all(_RUN, function)
 
 
@@ -140,7 +148,7 @@ def runs_through(function: Function) -> Function:
 
 
 def reads(function: Function) -> Function:
-    """--workers and --dry-run, for a verb that writes no model."""
+    """--workers, --cluster and --dry-run, for a verb that writes no model."""
     return _all(_READ, function)
 
 

@@ -74,6 +74,7 @@ def verify(
             window=window,
             batch=batch,
             workers=invocation.workers,
+            cluster=invocation.cluster,
             dry_run=invocation.dry_run,
             progress=progress,
         )

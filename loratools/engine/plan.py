@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from loratools.engine.coverage import Coverage
 
 Result = TypeVar("Result", covariant=True)
+Same = TypeVar("Same")
 JobType = TypeVar("JobType", covariant=True)
 
 
@@ -26,6 +27,19 @@ class Job(Protocol[Result]):
 
     def run(self, workspace: Path) -> Result:
         """Does the work, writes its part into `workspace` if it has one, and returns figures."""
+        ...
+
+
+@runtime_checkable
+class PartedJob(Protocol[Same]):
+    """A job with a part that is for the process which began the run alone; its `run` does both."""
+
+    def away(self) -> Job[Same]:
+        """What may be done anywhere."""
+        ...
+
+    def settle(self, workspace: Path, result: Same) -> Same:
+        """What is left to do, once the result is there."""
         ...
 
 

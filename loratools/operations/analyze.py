@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ def analyze(
     amplification: bool = True,
     seed: int = 0,
     workers: int | None = None,
+    cluster: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -57,6 +59,8 @@ def analyze(
         amplification: of a fine-tune, whether to compute it; it needs directions of the base's weights.
         seed: of what is drawn at random, and of randomized decompositions.
         workers: modules that are worked on side by side; by default as many as there are processors.
+        cluster: the address of a Dask scheduler, or its scheduler file, whose workers do the work instead;
+            `workers` is then how many jobs are under way at one time.
         dry_run: plan only; nothing is read but headers.
         progress: a watcher.
 
@@ -76,7 +80,10 @@ def analyze(
         seed=seed,
     )
     started = time.perf_counter()
-    engine = Execution(workers).engine(progress)
+    engine = Execution(
+        workers=workers,
+        cluster=None if cluster is None else os.fspath(cluster),
+    ).engine(progress)
     with PeakMemory() as memory:
         inputs = open_references(as_list(references), options.ranks)
         options = replace(options, ranks=inputs.ranks)

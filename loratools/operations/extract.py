@@ -55,6 +55,7 @@ def extract(
     base_name: str | None = None,
     seed: int = 0,
     workers: int | None = None,
+    cluster: str | os.PathLike[str] | None = None,
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -79,6 +80,8 @@ def extract(
         base_name: what the adapter's config calls its base.
         seed: of the randomized SVD.
         workers: modules that are worked on side by side; by default as many as there are processors.
+        cluster: the address of a Dask scheduler, or its scheduler file, whose workers do the work instead;
+            `workers` is then how many jobs are under way at one time.
         force: replace an output that exists.
         resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
             what this one finishes is kept for the next where it fails.
@@ -107,7 +110,10 @@ def extract(
     )
     target = named_target(output, dry_run=dry_run)
     started = time.perf_counter()
-    engine = Execution(workers).engine(progress)
+    engine = Execution(
+        workers=workers,
+        cluster=None if cluster is None else os.fspath(cluster),
+    ).engine(progress)
     with PeakMemory() as memory:
         plan = plan_extract(base, tuned, target, options=options, workers=engine.workers, force=force)
         if dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 
@@ -42,6 +43,7 @@ def merge(
     rounding: str = "nearest",
     seed: int = 0,
     workers: int | None = None,
+    cluster: str | os.PathLike[str] | None = None,
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -70,6 +72,8 @@ def merge(
             What is written then depends on the seed, the tensor's name and the element's place in it alone.
         seed: of that chance; from 0 on.
         workers: threads; one a processor by default. They do not change what is written.
+        cluster: the address of a Dask scheduler, or its scheduler file, whose workers do the work instead;
+            `workers` is then how many jobs are under way at one time.
         force: replace an output that exists.
         resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
             what this one finishes is kept for the next where it fails.
@@ -93,7 +97,10 @@ def merge(
         rounding=rounding,
         seed=seed,
     )
-    engine = Execution(workers).engine(progress)
+    engine = Execution(
+        workers=workers,
+        cluster=None if cluster is None else os.fspath(cluster),
+    ).engine(progress)
     with PeakMemory() as memory:
         inputs = open_inputs(base, as_list(adapters), weights)
         plan = plan_merge(inputs, target, options, workers=engine.workers)

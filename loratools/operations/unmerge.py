@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ def unmerge(
     allow_modified: bool = False,
     allow_unmatched: bool = False,
     workers: int | None = None,
+    cluster: str | os.PathLike[str] | None = None,
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -70,6 +72,8 @@ def unmerge(
             others.
         allow_unmatched: go on where keys of an adapter find no tensor.
         workers: threads; one a processor by default. They do not change what is written.
+        cluster: the address of a Dask scheduler, or its scheduler file, whose workers do the work instead;
+            `workers` is then how many jobs are under way at one time.
         force: replace an output that exists.
         resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
             what this one finishes is kept for the next where it fails.
@@ -82,7 +86,10 @@ def unmerge(
     """
     start = time.perf_counter()
     target = named_target(output, dry_run=dry_run)
-    engine = Execution(workers).engine(progress)
+    engine = Execution(
+        workers=workers,
+        cluster=None if cluster is None else os.fspath(cluster),
+    ).engine(progress)
     with PeakMemory() as memory:
         asked = _Asked(merged, as_list(adapters), weights, all_merges, allow_modified, allow_unmatched, force)
         plan = asked.plan(target, engine.workers)

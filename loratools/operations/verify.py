@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ def verify(
     window: int | None = None,
     batch: int | None = None,
     workers: int | None = None,
+    cluster: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -57,6 +59,8 @@ def verify(
         window: tokens in a window; 512 by default, or as many as the model has positions.
         batch: windows in a batch; as many as fit into some hundred megabytes by default.
         workers: threads; one a processor by default.
+        cluster: the address of a Dask scheduler, or its scheduler file, whose workers do the work instead;
+            `workers` is then how many jobs are under way at one time.
         dry_run: plan only; nothing is read but headers.
         progress: is told what is done.
 
@@ -72,7 +76,10 @@ def verify(
     """
     started = time.perf_counter()
     options = VerifyOptions.parse(text=text, window=window, batch=batch, min_agreement=min_agreement)
-    engine = Execution(workers).engine(progress)
+    engine = Execution(
+        workers=workers,
+        cluster=None if cluster is None else os.fspath(cluster),
+    ).engine(progress)
     with PeakMemory() as memory:
         named = as_list(references)
         subjects = open_subjects(named or everything())
