@@ -27,48 +27,50 @@ class Elsewhere(System):
     """Relative paths start at the coordinator's working folder; no folder is made but below the workspace.
 
     The latter because a worker that was believed dead may go on when the run is over and its folder gone.
+    `calls` are those of the process, which stay beneath.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, calls: System) -> None:
+        self.calls = calls
         self.told = threading.local()
 
     def open(self, path: Place, flags: int, mode: int = 0o666, *, within: int | None = None) -> int:
         durable = _DURABLE if flags & _WRITING else 0
         place = path if within is not None else self._at(path)
-        return super().open(place, flags | durable, mode, within=within)
+        return self.calls.open(place, flags | durable, mode, within=within)
 
     def touch(self, path: Place) -> None:
-        super().touch(self._at(path))
+        self.calls.touch(self._at(path))
 
     def stat(self, path: Place) -> os.stat_result:
-        return super().stat(self._at(path))
+        return self.calls.stat(self._at(path))
 
     def lstat(self, path: Place, *, within: int | None = None) -> os.stat_result:
-        return super().lstat(path if within is not None else self._at(path), within=within)
+        return self.calls.lstat(path if within is not None else self._at(path), within=within)
 
     def list(self, folder: Place | int) -> list[str]:
-        return super().list(folder if isinstance(folder, int) else self._at(folder))
+        return self.calls.list(folder if isinstance(folder, int) else self._at(folder))
 
     def real(self, path: Place) -> str:
-        return super().real(self._at(path))
+        return self.calls.real(self._at(path))
 
     def mkdir(self, folder: Place) -> None:
         workspace: Path | None = getattr(self.told, "workspace", None)
         if workspace is not None and workspace not in Path(self._at(folder)).parents:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(folder))
-        super().mkdir(self._at(folder))
+        self.calls.mkdir(self._at(folder))
 
     def rename(self, source: Place, target: Place) -> None:
-        super().rename(self._at(source), self._at(target))
+        self.calls.rename(self._at(source), self._at(target))
 
     def rename_as(self, source: Place, target: Place, how: int) -> None:
-        super().rename_as(self._at(source), self._at(target), how)
+        self.calls.rename_as(self._at(source), self._at(target), how)
 
     def unlink(self, path: Place, *, within: int | None = None) -> None:
-        super().unlink(path if within is not None else self._at(path), within=within)
+        self.calls.unlink(path if within is not None else self._at(path), within=within)
 
     def rmdir(self, folder: Place, *, within: int | None = None) -> None:
-        super().rmdir(folder if within is not None else self._at(folder), within=within)
+        self.calls.rmdir(folder if within is not None else self._at(folder), within=within)
 
     def _at(self, path: Place) -> Place:
         """Joined to the coordinator's working folder; a thread that was told nothing has its own."""
@@ -77,7 +79,7 @@ class Elsewhere(System):
 
 
 _INSTALLING = threading.Lock()
-_here: list[tuple[System, Elsewhere]] = []
+_here: list[Elsewhere] = []
 _guests = 0
 
 
@@ -103,10 +105,10 @@ def _arrive() -> Elsewhere:
     global _guests
     with _INSTALLING:
         if not _here:
-            _here.append((system.calls, Elsewhere()))
-            system.calls = _here[0][1]
+            _here.append(Elsewhere(system.calls))
+            system.calls = _here[0]
         _guests += 1
-        return _here[0][1]
+        return _here[0]
 
 
 def _leave() -> None:
@@ -114,4 +116,4 @@ def _leave() -> None:
     with _INSTALLING:
         _guests -= 1
         if not _guests:
-            system.calls = _here.pop()[0]
+            system.calls = _here.pop().calls
