@@ -30,7 +30,7 @@ class Crew:
     @classmethod
     def of(cls, client: Client, demand: Mapping[str, float]) -> Crew:
         """Asks the scheduler. `demand`: what a worker has to have of each resource."""
-        known: dict[str, Any] = client.scheduler_info()["workers"]
+        known: dict[str, Any] = client.scheduler_info(n_workers=-1)["workers"]
         able = [
             address
             for address, facts in known.items()
@@ -78,7 +78,7 @@ def inspected(client: Client, crew: Crew, errand: Errand) -> Errand:
     settled = replace(errand, setup=replace(errand.setup, processor=first))
     for why in _told(client, crew, why_not, settled).values():
         if why is not None:
-            raise LoratoolsError(why, hint=SAME_VERSIONS if "versions" in why else None)
+            raise why
     return settled
 
 
@@ -90,4 +90,5 @@ def _told(client: Client, crew: Crew, ask: Callable[..., Any], *words: Any) -> d
             raise LoratoolsError(
                 f"worker {address} cannot run this version of loratools: {answer}", hint=SAME_VERSIONS
             )
-    return {address: answer for address, answer in answers.items() if not isinstance(answer, Exception)}
+    gone = [address for address, answer in answers.items() if isinstance(answer, OSError)]
+    return {address: answer for address, answer in answers.items() if address not in gone}

@@ -7,11 +7,9 @@ none of Dask's locks is ever left taken by one.
 from __future__ import annotations
 
 import contextlib
-import logging
 import pickle
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -22,14 +20,13 @@ from blake3 import blake3
 from loratools.engine.crew import Crew, assemble, inspected
 from loratools.engine.errand import Answer, Errand, perform, under_way
 from loratools.engine.plan import Job, PartedJob
+from loratools.engine.scheduler import CONNECT_SECONDS, connected, in_one_line
 from loratools.errors import LoratoolsError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
 __all__ = ["JOBS_A_THREAD", "LOOK_SECONDS", "Dispatch", "Ended", "Order", "threads_of"]
-
-CONNECT_SECONDS = 10.0
 
 LOOK_SECONDS = 0.25
 """How long any wait lasts before it is looked whether the run was stopped."""
@@ -69,14 +66,14 @@ class Ended:
 class Dispatch:
     """Sends an order out, and puts (place in the order, answer) into `answers` as they come.
 
-    The last entry is `Ended`.
+    The last entry is `Ended`. `full`: nothing more is sent out; `over`: what is under way is called off.
     """
 
     def __init__(self, address: str, order: Order) -> None:
         self.answers: SimpleQueue[tuple[int, Answer] | Ended] = SimpleQueue()
         self._address = address
-        self._order = order
-        self._full = self._over = False
+        self.order = order
+        self.full = self.over = False
         self._thread = threading.Thread(target=self._serve, name="loratools-cluster", daemon=True)
 
     def start(self) -> None:
@@ -84,11 +81,11 @@ class Dispatch:
 
     def close_the_door(self) -> None:
         """Nothing more is sent out; what is under way is waited for."""
-        self._full = True
+        self.full = True
 
     def stop(self) -> None:
         """Calls off what is under way, and waits until that is at rest, or patience ends."""
-        self._full = self._over = True
+        self.full = self.over = True
         until = time.monotonic() + PATIENCE_SECONDS + CONNECT_SECONDS
         while self._thread.is_alive() and time.monotonic() < until:
             self._thread.join(LOOK_SECONDS)
@@ -96,28 +93,16 @@ class Dispatch:
     def _serve(self) -> None:
         try:
             with connected(self._address) as client:
-                crew = assemble(client, self._order.demand, stopped=lambda: self._over)
-                errand = inspected(client, crew, self._order.errand)
+                crew = assemble(client, self.order.demand, stopped=lambda: self.over)
+                errand = inspected(client, crew, self.order.errand)
                 try:
                     _Traffic(self, client, errand, crew).run()
                 finally:
                     _call_off(client, errand.run)
         except BaseException as error:
-            self.answers.put(Ended(_in_one_line(error, self._address)))
+            self.answers.put(Ended(in_one_line(error, self._address)))
         else:
             self.answers.put(Ended())
-
-    @property
-    def order(self) -> Order:
-        return self._order
-
-    @property
-    def full(self) -> bool:
-        return self._full
-
-    @property
-    def over(self) -> bool:
-        return self._over
 
 
 class _Traffic:
@@ -141,7 +126,7 @@ class _Traffic:
                 self._deliver(self._collect())
                 self._count_heads()
         finally:
-            self._client.cancel(list(self._out), reason="loratools: the run is over")
+            self._client.cancel(list(self._out))
 
     def _fill(self, waiting: Iterator[tuple[int, Job[Any]]]) -> None:
         most = self._order.most or JOBS_A_THREAD * max(1, self._crew.all_threads)
@@ -208,7 +193,7 @@ def threads_of(address: str, demand: Mapping[str, float]) -> int:
             with connected(address) as client:
                 told.put(assemble(client, demand, stopped=lambda: False).all_threads)
         except BaseException as error:
-            told.put(_in_one_line(error, address))
+            told.put(in_one_line(error, address))
 
     threading.Thread(target=ask, name="loratools-cluster", daemon=True).start()
     while True:
@@ -217,31 +202,6 @@ def threads_of(address: str, demand: Mapping[str, float]) -> int:
             if isinstance(answer, BaseException):
                 raise answer
             return answer
-
-
-@contextlib.contextmanager
-def connected(address: str) -> Iterator[Client]:
-    """A client of the scheduler, quiet: what it has to say is said in our words.
-
-    Raises:
-        OSError: nobody answers there.
-    """
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that versions of Dask differ, say: ours are what counts
-            from distributed import Client
-
-            client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False, name="loratools")
-        try:
-            yield client
-        finally:
-            with contextlib.suppress(Exception):
-                client.close(timeout=2)
-    finally:
-        logger.setLevel(level)
 
 
 def _call_off(client: Client, run: str) -> None:
@@ -257,29 +217,3 @@ def _call_off(client: Client, run: str) -> None:
 
 def _key(errand: Errand, place: int) -> str:
     return f"loratools-{blake3(f'{errand.run}/{place}'.encode()).hexdigest(length=12)}"
-
-
-def _in_one_line(error: BaseException, address: str) -> BaseException:
-    """The error as a user needs it, where it is the cluster's."""
-    from concurrent.futures import CancelledError
-
-    from distributed.comm.core import CommClosedError
-    from distributed.scheduler import KilledWorker, NoValidWorkerError
-
-    if isinstance(error, LoratoolsError):
-        return error
-    if isinstance(error, KilledWorker):
-        return LoratoolsError(
-            f"{error.allowed_failures + 1} workers died one after another on the same job",
-            hint="their logs say why; too little memory is likely: give each fewer threads, or more memory",
-        )
-    if isinstance(error, NoValidWorkerError):
-        return LoratoolsError("no worker of the cluster may take these jobs", hint="see its --resources")
-    if isinstance(error, (CancelledError, CommClosedError)):
-        return LoratoolsError(f"the connection to the scheduler was lost ({address})")
-    if isinstance(error, (OSError, TimeoutError)):
-        return LoratoolsError(
-            f"no Dask scheduler answers at {address}",
-            hint="start one with `dask scheduler`, or mend the address",
-        )
-    return error

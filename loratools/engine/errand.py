@@ -90,25 +90,32 @@ def perform(payload: bytes) -> bytes:
 SAME_VERSIONS = "install the same versions on all machines"
 
 
-def why_not(errand: Errand, dask_worker: Any) -> str | None:
+def why_not(errand: Errand, dask_worker: Any) -> LoratoolsError | None:
     """`unfit`, as Dask asks it of each worker."""
     return unfit(errand, dask_worker.address)
 
 
-def unfit(errand: Errand, worker: str) -> str | None:
+def unfit(errand: Errand, worker: str) -> LoratoolsError | None:
     """Why the process cannot work for a run; None if it can."""
     here = Setup.here()
     told = next(errand.setup.differences(here), None)
     if told is not None:
-        return f"worker {worker} has {told}; bytes would differ"
+        return LoratoolsError(f"worker {worker} has {told}; bytes would differ", hint=SAME_VERSIONS)
     if here.processor != errand.setup.processor:
-        return (
+        return LoratoolsError(
             f"worker {worker} has a processor of another kind ({here.processor}) than others "
-            f"({errand.setup.processor}); bytes would differ"
+            f"({errand.setup.processor}); bytes would differ",
+            hint=f"take workers of one kind, or start all with OPENBLAS_CORETYPE={_COMMON}",
         )
     if errand.token is not None and not _sees(errand):
-        return f"worker {worker} does not see {errand.workspace}; all workers need the same file system"
+        return LoratoolsError(
+            f"worker {worker} does not see {errand.workspace}; all workers need the same file system"
+        )
     return None
+
+
+_COMMON = "Haswell"
+"""Kernels that every x86 processor of the last ten years can run."""
 
 
 def under_way(run: str) -> int:
@@ -130,7 +137,7 @@ def _done(errand: Errand, job: Job[Any], worker: str) -> Any:
         if (errand.run, errand.workspace) not in _fit:
             why = unfit(errand, worker)
             if why is not None:
-                raise LoratoolsError(why, hint=SAME_VERSIONS if "bytes" in why else None)
+                raise why
             _fit.add((errand.run, errand.workspace))
         _one_thread(errand.torch)
         with elsewhere(errand.folder, errand.workspace):

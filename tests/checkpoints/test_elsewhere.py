@@ -1,4 +1,4 @@
-"""The seam of a worker: durable writes, the coordinator's relative paths, and no folder but in the workspace."""
+"""The seam of a worker: durable writes, the coordinator's relative paths, folders in the workspace alone."""
 
 from __future__ import annotations
 

@@ -19,12 +19,22 @@ from click.testing import CliRunner
 
 import loratools
 from fixtures.cluster import Cluster
-from fixtures.cluster_jobs import Counting, Deadly, Failing, Job, Missing, Refusing, Spanning, Waiting
+from fixtures.cluster_jobs import (
+    Counting,
+    Deadly,
+    Failing,
+    Job,
+    Missing,
+    Refusing,
+    Returning,
+    Spanning,
+    Waiting,
+)
 from fixtures.lora_files import decoder, lora_factors, write_adapter, write_decoder
 from loratools.checkpoints import system
 from loratools.cli.app import application
 from loratools.engine import cluster as engine
-from loratools.engine import dispatch, errand
+from loratools.engine import errand, scheduler
 from loratools.engine.cluster import ClusterEngine
 from loratools.engine.setup import Setup
 from loratools.errors import LoratoolsError, UsageError
@@ -254,6 +264,35 @@ def test_a_lost_scheduler_ends_the_run_and_it_can_be_resumed(given: Path, tmp_pa
     assert contents(target) == contents(given / "local" / "merge")
 
 
+def test_a_worker_that_comes_back_after_the_end_changes_nothing(tmp_path: Path) -> None:
+    """It was frozen at work, taken for dead, and its job done by another; what was written has its name."""
+    workspace = tmp_path / "run" / "output"
+    workspace.mkdir(parents=True)
+    (workspace / "shard").write_bytes(bytes(9))
+    frozen: list[int] = []
+
+    def freeze() -> None:
+        (began,) = wait_for(lambda: list(workspace.glob("first/../*.*[0-9]")))
+        frozen.append(int(began.suffix[1:]))
+        os.kill(frozen[0], signal.SIGSTOP)
+
+    with Cluster(tmp_path, {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "2s"}) as own:
+        own.grow(2)
+        freezer = threading.Thread(target=freeze)
+        freezer.start()
+        (ran_by,) = run(own, [Returning("returning")], workspace)
+        freezer.join()
+        assert ran_by not in (0, frozen[0])
+        shutil.rmtree(workspace / "first")
+        workspace.rename(tmp_path / "published")
+        os.kill(frozen[0], signal.SIGCONT)
+        (tmp_path / "run" / "go").write_text("")
+        wait_for((tmp_path / "run" / "told").exists)
+    assert (tmp_path / "run" / "told").read_text() == "gone"
+    assert (tmp_path / "published" / "shard").read_bytes() == b"samebytes"
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["go", "told"]
+
+
 def test_other_versions_are_refused(
     cluster: Cluster, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,7 +350,7 @@ def test_jobs_go_where_what_they_demand_is(cluster: Cluster, tmp_path: Path) -> 
 
 
 def test_nobody_at_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "CONNECT_SECONDS", 0.3)
+    monkeypatch.setattr(scheduler, "CONNECT_SECONDS", 0.3)
     with pytest.raises(LoratoolsError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1; start one"):
         ClusterEngine("127.0.0.1:1")
 
