@@ -20,7 +20,7 @@ BELOW = {
     "linalg": set(),
     "checkpoints": {"errors", "linalg", "sample"},
     "adapters": {"errors", "patterns", "linalg", "checkpoints"},
-    "engine": {"errors"},
+    "engine": {"errors", "checkpoints"},
     "reports": {"errors", "patterns", "engine"},
     "operations": {
         *("", "errors", "patterns", "sample", "linalg", "checkpoints", "adapters", "engine", "reports"),
@@ -31,6 +31,7 @@ BELOW = {
 
 HEAVY = {
     "torch", "numpy", "scipy", "transformers", "peft", "safetensors", "huggingface_hub", "dask", "matplotlib",
+    "distributed",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import io
 import os
+import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -171,6 +172,18 @@ def write_pieces(path: Place, given: Iterable[bytes | bytearray | memoryview]) -
 
 def write_bytes(path: Place, data: bytes | bytearray | memoryview) -> None:
     write_pieces(path, (data,))
+
+
+def write_in_one_step(path: Path, given: Iterable[bytes | bytearray | memoryview]) -> None:
+    """The same, under its name only when it is whole: so it stays if two write it at once."""
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        write_pieces(unfinished, given)
+        again(system.calls.rename, unfinished, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            again(system.calls.unlink, unfinished)
+        raise
 
 
 def write_text(path: Place, text: str) -> None:

@@ -87,6 +87,7 @@ def analyze(
             seed=seed,
             workers=invocation.workers,
             max_memory=invocation.max_memory,
+            cluster=invocation.cluster,
             dry_run=invocation.dry_run,
             progress=progress,
         )

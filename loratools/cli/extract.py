@@ -137,6 +137,7 @@ def extract(
             workers=invocation.workers,
             device=invocation.device,
             max_memory=invocation.max_memory,
+            cluster=invocation.cluster,
             force=target.force,
             resume=invocation.resume,
             dry_run=invocation.dry_run,

@@ -12,15 +12,16 @@ _EVERYWHERE = frozenset(
     {"--cluster", "--plot", "--html"},
 )
 _NO_DEVICE = _EVERYWHERE | {"--device"}
+_ON_A_CLUSTER = _EVERYWHERE - {"--cluster"}
 
 OPTIONS: dict[str, frozenset[str]] = {
-    "extract": _EVERYWHERE
+    "extract": _ON_A_CLUSTER
     | {"--budget", "--budget-parameters", "--vocab", "--dora", "--refine", "--steps", "--for", "--format"},
-    "merge": _EVERYWHERE | {"--expert-layout"},
-    "unmerge": _EVERYWHERE,
-    "analyze": _NO_DEVICE - {"--plot"},
+    "merge": _ON_A_CLUSTER | {"--expert-layout"},
+    "unmerge": _ON_A_CLUSTER,
+    "analyze": (_ON_A_CLUSTER | {"--device"}) - {"--plot"},
     "report": _NO_DEVICE - {"--plot"},
-    "verify": _NO_DEVICE | {"--for", "--seed"},
+    "verify": _ON_A_CLUSTER | {"--device", "--for", "--seed"},
     "inspect": _NO_DEVICE,
     "resize": _NO_DEVICE | {"--resume", "--to", "--base", "--for", "--format"},
     "combine": _NO_DEVICE | {"--resume", "--for", "--format"},

@@ -118,6 +118,7 @@ def merge(
             workers=invocation.workers,
             device=invocation.device,
             max_memory=invocation.max_memory,
+            cluster=invocation.cluster,
             force=target.force,
             resume=invocation.resume,
             dry_run=invocation.dry_run,

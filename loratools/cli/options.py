@@ -23,6 +23,7 @@ class Invocation:
     workers: int | None = None
     device: str = "auto"
     max_memory: str | None = None
+    cluster: str | None = None
     resume: bool = False
     dry_run: bool = False
     quiet: bool = False
@@ -123,6 +124,12 @@ _DEVICE: Decorator[Any] = click.option(
     callback=_remember,
     help="Where to compute. auto takes all CUDA devices if that is faster, transfers included.",
 )
+_CLUSTER: Decorator[Any] = _shared(
+    "--cluster",
+    type=click.Path(),
+    metavar="ADDRESS|FILE",
+    help="Have the workers of this Dask scheduler do the work (extra [cluster]).",
+)
 _RESUME: Decorator[Any] = _shared(
     "--resume",
     help="Go on where a killed run of this command stopped, and keep what is done for the next.",
@@ -130,11 +137,12 @@ _RESUME: Decorator[Any] = _shared(
 _PLAN: Decorator[Any] = _shared(
     "--dry-run", help="Print the plan, with every tensor's fate, and write nothing; -o may be left out."
 )
-_RUN: tuple[Decorator[Any], ...] = (_WORKERS, _DEVICE, _MAX_MEMORY, _RESUME, _PLAN)
+_RUN: tuple[Decorator[Any], ...] = (_WORKERS, _DEVICE, _MAX_MEMORY, _CLUSTER, _RESUME, _PLAN)
 _RUN_THROUGH: tuple[Decorator[Any], ...] = (_WORKERS, _MAX_MEMORY, _PLAN)
 _READ: tuple[Decorator[Any], ...] = (
     _WORKERS,
     _MAX_MEMORY,
+    _CLUSTER,
     _shared("--dry-run", help="Print the plan, with every tensor's fate, and go no further."),
 )
 _REMOVE: tuple[Decorator[Any], ...] = (
@@ -153,7 +161,7 @@ def writes(function: Function) -> Function:
 
 
 def runs(function: Function) -> Function:
-    """--workers, --device, --max-memory, --resume and --dry-run."""
+    """--workers, --device, --max-memory, --cluster, --resume and --dry-run."""
     return _all(_RUN, function)
 
 
@@ -163,7 +171,7 @@ def runs_through(function: Function) -> Function:
 
 
 def reads(function: Function) -> Function:
-    """--workers, --max-memory and --dry-run, for a verb that writes no model."""
+    """--workers, --max-memory, --cluster and --dry-run, for a verb that writes no model."""
     return _all(_READ, function)
 
 

@@ -75,6 +75,7 @@ def verify(
             batch=batch,
             workers=invocation.workers,
             max_memory=invocation.max_memory,
+            cluster=invocation.cluster,
             dry_run=invocation.dry_run,
             progress=progress,
         )

@@ -24,6 +24,7 @@ class OpenBlas:
     def __init__(self, library: ctypes.CDLL, prefix: str, suffix: str) -> None:
         self._get = getattr(library, f"{prefix}_get_num_threads{suffix}")
         self._set = getattr(library, f"{prefix}_set_num_threads{suffix}")
+        self._kind = getattr(library, f"{prefix}_get_corename{suffix}", None)
 
     @property
     def threads(self) -> int:
@@ -32,6 +33,15 @@ class OpenBlas:
     @threads.setter
     def threads(self, count: int) -> None:
         self._set(count)
+
+    @property
+    def kind(self) -> str | None:
+        """The processor that its kernels are for, such as `SkylakeX`; they round otherwise on another."""
+        if self._kind is None:
+            return None
+        self._kind.restype = ctypes.c_char_p
+        told: bytes | None = self._kind()
+        return None if told is None else told.decode(errors="replace")
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from enum import Enum
 
 from loratools.errors import LoratoolsError, UsageError
 
-__all__ = ["AUTO", "Asked", "Device", "Kind", "cuda_devices", "cuda_seen_by_driver"]
+__all__ = ["AUTO", "ON_PROCESSOR", "Asked", "Device", "Kind", "cuda_devices", "cuda_seen_by_driver"]
 
 AUTO = "auto"
 _TO_DO_WITHOUT = "or run with --device cpu"
@@ -79,6 +79,9 @@ class Asked:
                 f"there is no {self}: this machine has {there}", hint=f"name one of these, {_TO_DO_WITHOUT}"
             )
         return (found[self.index],)
+
+
+ON_PROCESSOR = Asked(Kind.CPU)
 
 
 def cuda_devices() -> tuple[Device, ...]:

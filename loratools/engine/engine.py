@@ -24,6 +24,11 @@ class Engine(Protocol):
     @property
     def progress(self) -> Progress: ...
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether jobs run in other processes, whose memory and speed are not those of this one."""
+        ...
+
     def allow(self, memory: int | None) -> None:
         """Jobs that run side by side in one process hold at most so many bytes; None is no limit."""
         ...

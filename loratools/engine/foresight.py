@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from loratools.engine import calibration
@@ -82,6 +83,9 @@ class Foresight:
             LoratoolsError: it cannot be done in that.
         """
         loads = [Load.of(name, jobs) for name, jobs in plan.stages]
+        if engine.elsewhere:
+            loads = [replace(load, memory=(0,) * len(load.memory)) for load in loads]
+            self._learn = False
         self._held = anonymous_bytes() or 0
         room = Room(engine.workers, self._held, most, memory_left())
         forecast = foretell(plan, loads, room, calibration.load())

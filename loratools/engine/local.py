@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from loratools.engine.admission import Admission
 from loratools.engine.blas import one_thread
-from loratools.engine.device import Asked, Kind
+from loratools.engine.device import ON_PROCESSOR, Asked
 from loratools.engine.kept import let_go
 from loratools.engine.limits import processors
 from loratools.engine.place import exact_products
@@ -31,9 +31,6 @@ Result = TypeVar("Result")
 _LOOK_UP_SECONDS = 0.25
 """How long a wait lasts at most: a signal that comes between Python's last look and the wait itself does not
 end it (6 of 8,000 did not, tried), and its handler would only run when the job is done."""
-
-
-_PROCESSOR = Asked(Kind.CPU)
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class LocalEngine:
         workers: int | None = None,
         progress: Progress | None = None,
         *,
-        device: Asked = _PROCESSOR,
+        device: Asked = ON_PROCESSOR,
         placement: Placement | None = None,
     ) -> None:
         self.workers = workers or processors()
@@ -97,6 +94,8 @@ class LocalEngine:
         self._workers_given = workers is not None
         self._device, self._settled = device, placement
         self._placement = Placement.on_processor()
+
+    elsewhere = False
 
     def allow(self, memory: int | None) -> None:
         """Jobs side by side hold at most so many bytes from now on; one that needs more runs alone."""

@@ -15,12 +15,14 @@ from loratools.engine.payoff import Work, pays, total
 from loratools.engine.place import AT_ONCE, Place
 from loratools.engine.plan import Job
 
-__all__ = ["ASKED_FOR", "NO_DEVICE", "Choice", "Placement", "choose"]
+__all__ = ["ASKED_FOR", "NO_DEVICE", "ON_WORKERS", "Choice", "Placement", "choose", "choose_elsewhere"]
 
 Result = TypeVar("Result")
 
 ASKED_FOR = "asked for"
+NOTHING_TO_DO = "no job here can use {kind}"
 NO_DEVICE = "no CUDA device was found"
+ON_WORKERS = "workers of a cluster take their processors unless --device cuda is said"
 
 _REPRODUCIBLE = ("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 """What NVIDIA asks for where products on several streams are to give the same bits again."""
@@ -70,7 +72,7 @@ def choose(
         devices = asked.devices()
         if _works(jobs, asked.kind):
             return Choice(word, devices, ASKED_FOR)
-        return Choice(word, (), f"no job here can use {asked.kind.value}")
+        return Choice(word, (), NOTHING_TO_DO.format(kind=asked.kind.value))
     count = seen()
     if not count:
         return Choice(word, (), NO_DEVICE)
@@ -83,6 +85,19 @@ def choose(
     if not devices:
         return Choice(word, (), "there is a CUDA device, but this build of torch cannot use it")
     return Choice(word, devices, "they save more than the transfers cost")
+
+
+def choose_elsewhere(asked: Asked, jobs: Iterable[Job[Any]]) -> Choice:
+    """The devices of a cluster's workers for some jobs: CUDA devices where these were asked for, or none.
+
+    What stands for them here is the first device of the kind: which one it is, each worker knows.
+    """
+    word = str(asked)
+    if asked.kind is not Kind.CUDA:
+        return Choice(word, (), ON_WORKERS if asked.kind is None else ASKED_FOR)
+    if not _works(jobs, asked.kind):
+        return Choice(word, (), NOTHING_TO_DO.format(kind=asked.kind.value))
+    return Choice(word, (Device(Kind.CUDA),), ASKED_FOR)
 
 
 def _works(jobs: Iterable[Job[Any]], kind: Kind) -> list[Work]:
@@ -130,9 +145,18 @@ class Placement:
                 self._given[number] -= 1
         if done is not None:
             return done[0]
-        with self._lock:
-            self._too_large.append(job.name)
+        self.give_up(job.name)
         return job.run(workspace)
+
+    def give_up(self, job: str) -> None:
+        """Takes down that a job, by its name, was too large for its device."""
+        with self._lock:
+            self._too_large.append(job)
+
+    def gave_up(self, job: str) -> bool:
+        """Whether a job, by its name, was too large for its device."""
+        with self._lock:
+            return job in self._too_large
 
     @property
     def mark(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 from loratools.engine.coverage import Coverage
 
 Result = TypeVar("Result", covariant=True)
+Same = TypeVar("Same")
 JobType = TypeVar("JobType", covariant=True)
 
 
@@ -68,6 +69,19 @@ class Written(str, Enum):
     """Only the data tells which tensors are written, or how many digits a figure takes."""
     ABOUT = "about"
     """Nothing bounds it: what an undo record keeps depends on every element."""
+
+
+@runtime_checkable
+class PartedJob(Protocol[Same]):
+    """A job with a part that is for the process which began the run alone; its `run` does both."""
+
+    def away(self) -> Job[Same]:
+        """What may be done anywhere."""
+        ...
+
+    def settle(self, workspace: Path, result: Same) -> Same:
+        """What is left to do, once the result is there."""
+        ...
 
 
 @dataclass(frozen=True)

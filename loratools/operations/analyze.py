@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ def analyze(
     seed: int = 0,
     workers: int | None = None,
     max_memory: int | str | None = None,
+    cluster: str | os.PathLike[str] | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -63,6 +65,8 @@ def analyze(
         max_memory: bytes that the process may hold, interpreter and libraries included, as a number or like
             "1.5GB"; by default what the machine has. Fewer jobs then run side by side; what is found is the
             same.
+        cluster: the address of a Dask scheduler, or its scheduler file, whose workers do the work instead;
+            `workers` is then how many jobs are under way at one time.
         dry_run: plan only; nothing is read but headers.
         progress: a watcher.
 
@@ -82,7 +86,11 @@ def analyze(
         seed=seed,
     )
     started = time.perf_counter()
-    execution = Execution(workers=workers, max_memory=size_in_bytes(max_memory))
+    execution = Execution(
+        workers=workers,
+        max_memory=size_in_bytes(max_memory),
+        cluster=None if cluster is None else os.fspath(cluster),
+    )
     foresight = Foresight(progress)
     engine = execution.engine(foresight)
     with PeakMemory() as memory:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from blake3 import blake3
 
-from loratools.checkpoints.files import write_bytes
+from loratools.checkpoints.files import write_in_one_step
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
 from loratools.engine.device import Kind
 from loratools.engine.lease import Lease
@@ -309,7 +309,7 @@ class FactorJob:
             )
         names = self.leaves
         for name, factor in zip(names, stored, strict=True):
-            write_bytes(workspace / name, factor.contiguous().view(torch.uint8).numpy().data)
+            write_in_one_step(workspace / name, [factor.contiguous().view(torch.uint8).numpy().data])
         norm = math.sqrt(found.norm_squared)
         about = certificate.residual
         residual = _residual(delta, stored[0], stored[1], about=about) / norm

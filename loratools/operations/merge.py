@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -49,6 +50,7 @@ def merge(
     workers: int | None = None,
     device: str = "auto",
     max_memory: int | str | None = None,
+    cluster: str | os.PathLike[str] | None = None,
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -82,6 +84,8 @@ def merge(
         max_memory: bytes that the process may hold, interpreter and libraries included, as a number or like
             "1.5GB"; by default what the machine has. Fewer jobs then run side by side; what is written is the
             same.
+        cluster: the address of a Dask scheduler, or its scheduler file, whose workers do the work instead;
+            `workers` is then how many jobs are under way at one time.
         force: replace an output that exists.
         resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
             what this one finishes is kept for the next where it fails.
@@ -105,7 +109,12 @@ def merge(
         rounding=rounding,
         seed=seed,
     )
-    execution = Execution(workers=workers, device=device, max_memory=size_in_bytes(max_memory))
+    execution = Execution(
+        workers=workers,
+        device=device,
+        max_memory=size_in_bytes(max_memory),
+        cluster=None if cluster is None else os.fspath(cluster),
+    )
     foresight = Foresight(progress, learn=not resume)
     engine = execution.engine(foresight)
     with PeakMemory() as memory:

@@ -49,21 +49,29 @@ class ResumableJob(Job[Result], Protocol[Result]):
 
 @dataclass(frozen=True)
 class Done(Generic[Result]):
-    """A job's result, and whether it was taken from an earlier run."""
+    """A job's result, and whether it was taken from an earlier run. `roots`: the hashes of the files that it
+    left, where a line is to be written of it."""
 
     result: Result
     taken: bool
+    roots: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
-class JournaledJob(Generic[Result]):
-    """`job`, unless the `line` that an earlier run wrote of it holds."""
+class Earlier(Generic[Result]):
+    """What an earlier run says of a job: its result, what shows that it was done, and hashes of its files."""
+
+    result: Result
+    evidence: Evidence
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class UnlessDone(Generic[Result]):
+    """`job`, unless what an `earlier` run says of it holds. It knows no journal, and so may run anywhere."""
 
     job: ResumableJob[Result]
-    key: str
-    codec: Codec[Result]
-    journal: Journal
-    line: Line | None
+    earlier: Earlier[Result] | None
 
     @property
     def name(self) -> str:
@@ -97,30 +105,81 @@ class JournaledJob(Generic[Result]):
         return self._done(self.job.run, workspace)
 
     def _done(self, run: Callable[[Path], Result], workspace: Path) -> Done[Result]:
-        earlier = self._earlier()
-        if earlier is not None and self.line is not None and _holds(earlier[1], self.line, workspace):
-            result, evidence = earlier
-            _require_same(evidence, {spec: tensor_root(readable(spec)) for spec, _ in evidence.read})
-            return Done(result, taken=True)
+        earlier = self.earlier
+        if earlier is not None and _holds(earlier, workspace):
+            read = {spec: tensor_root(readable(spec)) for spec, _ in earlier.evidence.read}
+            _require_same(earlier.evidence, read)
+            return Done(earlier.result, taken=True)
         result = run(workspace)
         try:
             evidence = self.job.evidence(result)
         except ValueError:  # it is beyond what a line is believed for, and no line tells of it
             return Done(result, taken=False)
         if earlier is not None:
-            _require_same(earlier[1], dict(evidence.read))
+            _require_same(earlier.evidence, dict(evidence.read))
         with disk_errors(workspace):
             roots = {file.name: file_root(workspace / file.name) for file in evidence.files}
-            self.journal.add(Line(self.key, roots, self.codec.encode(result)))
-        return Done(result, taken=False)
+        return Done(result, taken=False, roots=roots)
 
-    def _earlier(self) -> tuple[Result, Evidence] | None:
+
+@dataclass(frozen=True)
+class JournaledJob(Generic[Result]):
+    """`job`, unless the `line` that an earlier run wrote of it holds; a line is written of it.
+
+    Only the run's own process writes lines: appended to from two machines, a file tears.
+    """
+
+    job: ResumableJob[Result]
+    key: str
+    codec: Codec[Result]
+    journal: Journal
+    line: Line | None
+
+    @property
+    def name(self) -> str:
+        return self.job.name
+
+    @property
+    def bytes(self) -> int:
+        return self.job.bytes
+
+    @property
+    def memory(self) -> int:
+        return memory_of(self.job)
+
+    @property
+    def cost(self) -> float:
+        return cost_of(self.job)
+
+    def device_work(self, kind: Kind) -> Work | None:
+        return self.job.device_work(kind) if isinstance(self.job, DeviceJob) else None
+
+    def run_on(self, lease: Lease, workspace: Path) -> Done[Result]:
+        """As `run`, on a device."""
+        return self.settle(workspace, self.away().run_on(lease, workspace))
+
+    def run(self, workspace: Path) -> Done[Result]:
+        """Raises as `UnlessDone` does."""
+        return self.settle(workspace, self.away().run(workspace))
+
+    def away(self) -> UnlessDone[Result]:
+        """All but the line."""
+        return UnlessDone(self.job, self._earlier())
+
+    def settle(self, workspace: Path, result: Done[Result]) -> Done[Result]:
+        """Writes the line."""
+        if result.roots is not None:
+            with disk_errors(workspace):
+                self.journal.add(Line(self.key, result.roots, self.codec.encode(result.result)))
+        return result
+
+    def _earlier(self) -> Earlier[Result] | None:
         """What the line states, if it states what this job can have found."""
         if self.line is None:
             return None
         try:
             result = self.codec.decode(self.line.result)
-            return result, self.job.evidence(result)
+            return Earlier(result, self.job.evidence(result), self.line.files)
         except (ValueError, KeyError):
             return None
 
@@ -149,13 +208,13 @@ def keep_only(folder: Path, names: Collection[str]) -> None:
             remove_whole(path)
 
 
-def _holds(evidence: Evidence, line: Line, workspace: Path) -> bool:
+def _holds(earlier: Earlier[Result], workspace: Path) -> bool:
     try:
-        for file in evidence.files:
+        for file in earlier.evidence.files:
             path = workspace / file.name
-            if file.bytes not in (None, files.size(path)) or file_root(path) != line.files.get(file.name):
+            if file.bytes not in (None, files.size(path)) or file_root(path) != earlier.files.get(file.name):
                 return False
-        places = ((_below(spec, workspace), root) for spec, root in evidence.written)
+        places = ((_below(spec, workspace), root) for spec, root in earlier.evidence.written)
         return all(tensor_root(readable(spec)) == root for spec, root in places)
     except (OSError, LoratoolsError):  # what cannot be read is not there
         return False

@@ -11,7 +11,7 @@ from loratools.adapters.dora import Dora
 from loratools.adapters.lowrank import LowRank
 from loratools.adapters.update import Update
 from loratools.checkpoints.disk import disk_errors
-from loratools.checkpoints.files import make_folder, write_bytes, write_pieces
+from loratools.checkpoints.files import make_folder, write_in_one_step
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
 from loratools.linalg.packing import MOST_BITS, pack, widths
@@ -130,7 +130,7 @@ class Recorder:
         values = b"".join(np.ascontiguousarray(held).tobytes() for held in self._values)
         with disk_errors(path):
             make_folder(path.parent)
-            write_bytes(path, np.packbits(bits).tobytes() + gaps.tobytes() + values)
+            write_in_one_step(path, [np.packbits(bits).tobytes(), gaps.tobytes(), values])
         factors = tuple(tuple(step.factor.tolist()) for step in self._steps.each if isinstance(step, Scaled))
         return Kept(Keeping.INTERVAL, part, len(bits), len(places), factors)
 
@@ -180,5 +180,5 @@ def keep_whole(source: TensorSpec, path: Path, part: str) -> Kept:
     starts = range(0, source.rows if source.bytes else 0, step)
     with TensorReader(source) as reader, disk_errors(path):
         make_folder(path.parent)
-        write_pieces(path, (reader.read(at, min(step, source.rows - at)).buffer for at in starts))
+        write_in_one_step(path, (reader.read(at, min(step, source.rows - at)).buffer for at in starts))
     return Kept(Keeping.WHOLE, part)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loratools.engine.engine import Engine
+from loratools.engine.limits import processors
 from loratools.operations.merge import merge
 from loratools.operations.verification.comparison import Comparison, VerifyOptions
 from loratools.operations.verification.distances import Distances, distance_rows, total
@@ -68,19 +69,21 @@ def _measured(distances: Distances, engine: Engine) -> tuple[ModuleDistance, ...
 
 
 def _outputs(comparison: Comparison, engine: Engine) -> Outputs | None:
-    """Merges into a temporary folder, as large as the base, and runs the three models over the text."""
+    """Merges into a temporary folder, as large as the base, and runs the three models over the text; all
+    in this process, wherever jobs go."""
     if comparison.text is None:
         return None
     with tempfile.TemporaryDirectory(prefix="loratools-") as folder:
         merged = Path(folder) / "merged"
         adapters = [subject.written for subject in comparison.adapters]
-        merge(comparison.base.reference, adapters, merged, allow_other_base=True, workers=engine.workers)
+        threads = processors() if engine.elsewhere else engine.workers
+        merge(comparison.base.reference, adapters, merged, allow_other_base=True, workers=threads)
         return measure(
             comparison.base,
             comparison.tuned,
             merged,
             comparison.text,
-            threads=engine.workers if comparison.base.parameters > _SMALL else 1,
+            threads=threads if comparison.base.parameters > _SMALL else 1,
             progress=engine.progress,
         )
 
