@@ -1,16 +1,18 @@
-"""`loratools merge` beside PEFT's merge_and_unload and save, and beside a copy, on Llama layers in bf16.
+"""Merging an adapter, beside PEFT's load, merge and save, and beside `cp` of the base.
 
-    python tests/benchmarks/merge_speed.py
-    python tests/benchmarks/merge_speed.py --hidden 128 --ffn 256 --pairs 1     # a smoke test
+    python tests/benchmarks/merge_speed.py --layers 8 --pairs 5 --write
 
 All are timed as a user runs them, start of the interpreter and imports included, in turn, in one run; the
 page cache is warm. `cp` is followed by `sync` of what it wrote, since a merge is on the disk when it returns.
+Beyond imports is what a merge takes less what a process takes, run beside it in the same turn, that imports
+the modules which a merge uses and ends.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -22,9 +24,16 @@ from safetensors.torch import load_file
 from fixtures.campaign_figures import Figures
 from fixtures.lora_files import lora_factors, write_adapter
 from fixtures.pairs import llama_pair
-from tests.benchmarks.paired import COLUMNS, Contender, Rows, compared, pairs, table
+from tests.benchmarks.paired import COLUMNS, Contender, Rows, compared, pairs, run, table
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+IMPORTS = """
+import numpy
+import loratools.cli.app, loratools.cli.merge, loratools.cli.render, loratools.cli.sources
+import loratools.linalg.factors, loratools.linalg.products, loratools.operations.merge
+"""
+"""What a merge imports."""
 
 PEFT = """
 import sys
@@ -42,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=8, help="8 are 1.07 GB")
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--ffn", type=int, default=8192)
     parser.add_argument("--rank", type=int, default=16)
@@ -50,23 +59,20 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the figures for the documentation")
     options = parser.parse_args()
 
-    rows: Rows = []
     with tempfile.TemporaryDirectory(prefix="merge-speed-") as scratch:
         work = Path(scratch)
         base, adapter = prepare(work, options)
         ours = merge(base, adapter, work / "ours")
-        for peer in (peft(base, adapter, work / "peft"), copying(base, work / "copy")):
-            runs = pairs(peer, ours, options.pairs)
-            print(table(peer, ours, runs), end="\n\n")
-            rows += compared(peer, ours, runs)
+        peer = peft(base, adapter, work / "peft")
+        runs = pairs(peer, ours, options.pairs)
+        print(table(peer, ours, runs), end="\n\n")
+        rows = compared(peer, ours, runs) + beside_copying(ours, copying(base, work / "copy"), options.pairs)
+    words = f"--layers {options.layers} --pairs {options.pairs} --write"
+    note = f"{options.layers} layers, rank {options.rank}; medians of {options.pairs} pairs."
+    figures = Figures(f"python tests/benchmarks/merge_speed.py {words}", COLUMNS, rows, note)
+    print(figures.markdown())
     if options.write:
-        words = f"--layers {options.layers} --pairs {options.pairs} --write"
-        Figures(
-            f"python tests/benchmarks/merge_speed.py {words}",
-            COLUMNS,
-            rows,
-            f"{options.layers} layers, rank {options.rank}; medians of {options.pairs} pairs.",
-        ).write(f"merge_speed-{options.layers}-layers")
+        figures.write(f"merge_speed-{options.layers}-layers")
 
 
 def prepare(work: Path, options: argparse.Namespace) -> tuple[Path, Path]:
@@ -79,6 +85,21 @@ def prepare(work: Path, options: argparse.Namespace) -> tuple[Path, Path]:
     tensors = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
     factors = lora_factors(tensors, rank=options.rank, modules=MODULES)
     return pair.base, write_adapter(work / "adapter", factors, base=str(pair.base))
+
+
+def beside_copying(ours: Contender, copy: Contender, count: int) -> Rows:
+    """Rows of medians of `count` turns, and of the ratios of each turn: ours over the copy's."""
+    start = imports(copy.output)
+    turns = [[run(one) for one in (ours, copy, start)] for _ in range(count + 1)][1:]
+    rows: Rows = []
+    for what, beyond in (("wall clock", False), ("wall clock beyond imports", True)):
+        merged = [turn[0].wall - (turn[2].wall if beyond else 0.0) for turn in turns]
+        copied = [turn[1].wall for turn in turns]
+        ratios = [one / other for one, other in zip(merged, copied, strict=True)]
+        span = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        medians = (f"{statistics.median(copied):.2f}", f"{statistics.median(merged):.2f}")
+        rows.append((ours.name, copy.name, f"{what}, s; ours over the copy's", *medians, span))
+    return rows
 
 
 def merge(base: Path, adapter: Path, output: Path) -> Contender:
@@ -94,6 +115,10 @@ def peft(base: Path, adapter: Path, output: Path) -> Contender:
 def copying(base: Path, output: Path) -> Contender:
     line = 'cp -r "$0" "$1" && sync "$1"/*'
     return Contender("cp + sync", ["sh", "-c", line, str(base), str(output)], output)
+
+
+def imports(nothing: Path) -> Contender:
+    return Contender("imports alone", [sys.executable, "-c", IMPORTS], nothing)
 
 
 if __name__ == "__main__":
