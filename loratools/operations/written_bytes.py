@@ -42,12 +42,12 @@ def most_in_texts(
 
 def most_in_provenance(inputs: Sequence[Checkpoint], shards: Sequence[Shard], files: Iterable[str]) -> int:
     """At most what `loratools.json` takes: only the digits of figures are not known beforehand."""
-    read = (name for one in inputs for name in one)
-    written = (tensor.name for shard in shards for tensor in shard.tensors)
-    covered = (*files, *(shard.file for shard in shards))
-    lines = sum(_ROOT_LINE + _length(name) for names in (read, written, covered) for name in names)
-    changed = (tensor for shard in shards for tensor in shard.tensors if tensor.touched)
-    rows = sum(_ROW + 2 * _length(tensor.name) for tensor in changed)
+    tensors = [tensor for shard in shards for tensor in shard.tensors]
+    read = [name for one in inputs for name in one]
+    listed = [*read, *(tensor.name for tensor in tensors), *files, *(shard.file for shard in shards)]
+    changed = [tensor.name for tensor in tensors if tensor.touched]
+    lines = len(listed) * _ROOT_LINE + _length("".join(listed))
+    rows = len(changed) * _ROW + 2 * _length("".join(changed))
     return _FRAME + len(inputs) * 300 + lines + rows
 
 
@@ -57,6 +57,6 @@ def undo_bytes(adapters: Sequence[Checkpoint], shards: Sequence[Shard]) -> int:
     return sum(one.bytes for one in adapters) + round(_KEPT_SHARE * changed)
 
 
-def _length(name: str) -> int:
-    """Bytes of a name as JSON has it, where everything beyond ASCII is escaped."""
-    return len(name) if name.isascii() else 6 * len(name)
+def _length(names: str) -> int:
+    """At most the bytes that names take in JSON, where everything beyond ASCII is escaped."""
+    return len(names) if names.isascii() else 12 * len(names)
