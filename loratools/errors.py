@@ -64,6 +64,8 @@ class UnsupportedError(LoratoolsError):
 
 def printable(text: str) -> str:
     """`text` with control characters escaped: a hostile name breaks neither the line nor the terminal."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

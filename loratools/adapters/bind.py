@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from loratools.adapters.bias import Bias
 from loratools.adapters.binding import Adapter, Binding, BoundTensor
 from loratools.adapters.fitting import Owned, fit_updates, is_base_itself, refuse_conflicts
+from loratools.adapters.layers import Layers
 from loratools.adapters.names import HEADS, NameMap
 from loratools.adapters.replace import Replace
 from loratools.adapters.tied import Given, Tie, Tied, sides_as_trained, sides_together
@@ -54,7 +55,11 @@ def bind(
         if not math.isfinite(weight):
             raise UsageError(f"the weight {weight} of {adapter.name} is not finite")
     names = NameMap.of(checkpoint)
-    given = [_Placed(adapter, weight, _by_core(adapter, names)) for adapter, weight in adapters]
+    seen: set[int] = set()
+    given = []
+    for adapter, weight in adapters:
+        given.append(_Placed(adapter, weight, _by_core(adapter, names, again=id(adapter) in seen)))
+        seen.add(id(adapter))
     binder = _Binder(checkpoint, names, tied, given)
     binder.bind_ties()
     binder.bind_others()
@@ -71,14 +76,14 @@ class _Placed:
     updates: Mapping[str, tuple[Update, ...]]
 
 
-def _by_core(adapter: Adapter, names: NameMap) -> dict[str, tuple[Update, ...]]:
-    """Its updates by core name, as objects of their own: an adapter may be given twice, with two weights."""
+def _by_core(adapter: Adapter, names: NameMap, *, again: bool) -> dict[str, tuple[Update, ...]]:
+    """Its updates by core name, as objects of their own where it was given before, with another weight."""
     found: dict[str, tuple[Update, ...]] = {}
     for name, updates in adapter.updates.items():
         core = names.core(name)
         if core in found:
             raise LoratoolsError(f"{adapter.name} has {core} with and without a prefix", tensor=name)
-        found[core] = tuple(map(copy, updates))
+        found[core] = tuple(map(copy, updates)) if again else updates
     return found
 
 
@@ -98,10 +103,12 @@ class _Binder:
     decisions: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     untied: bool = False
+    layers: Layers = field(init=False)
     adapter_of: dict[int, int] = field(init=False)
     """The place of the adapter that an update, by identity, is from."""
 
     def __post_init__(self) -> None:
+        self.layers = Layers(self.checkpoint.config)
         self.adapter_of = {
             id(update): place
             for place, one in enumerate(self.given)
@@ -113,7 +120,7 @@ class _Binder:
         """Tied tensors that an adapter touches, by the policy."""
         touched = {name for one in self.given for name in one.updates}
         untouched = []
-        for tie in find_ties(self.checkpoint, self.names, sorted(touched)):
+        for tie in find_ties(self.checkpoint, self.names, sorted(touched), layers=self.layers):
             if touched.isdisjoint(tie.members):
                 untouched.append(tie)
             elif tie.holds():
@@ -221,7 +228,7 @@ class _Binder:
         if not acting and disk in self.checkpoint:
             return
         memory = self.names.memory(disk)
-        fitted = fit_updates(memory, spec, acting, self.checkpoint.config)
+        fitted = fit_updates(memory, spec, acting, self.layers)
         if fitted.conv1d:
             self.conv1d.append(memory)
         self.tensors[disk] = BoundTensor(disk, spec, fitted.updates)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from loratools.adapters.dora import Dora
-from loratools.adapters.layers import Layer, layer_of, transposed
+from loratools.adapters.layers import Layer, Layers
 from loratools.adapters.lowrank import LowRank
 from loratools.adapters.replace import Replace, Rows
 from loratools.adapters.update import Update
@@ -33,16 +32,14 @@ class Fitted:
     conv1d: bool
 
 
-def fit_updates(
-    memory_name: str, spec: TensorSpec, owned: Sequence[Owned], config: Mapping[str, Any]
-) -> Fitted:
+def fit_updates(memory_name: str, spec: TensorSpec, owned: Sequence[Owned], layers: Layers) -> Fitted:
     """The updates of one tensor, in order, each oriented as the tensor is stored.
 
     Args:
         memory_name: the parameter's name in memory.
         spec: the tensor that they start from.
         owned: the updates of all adapters, in order.
-        config: the model's config.
+        layers: the model's.
 
     Raises:
         LoratoolsError: the tensor is not floating, an update does not fit it, or two adapters cannot both be
@@ -61,10 +58,10 @@ def fit_updates(
     conv1d = False
     for place, one in enumerate(owned):
         update = one.update.weighted(one.weight)
-        if isinstance(update, Replace) and layer_of(memory_name, spec, config).layer in _RESIZABLE:
+        if isinstance(update, Replace) and layers.of(memory_name, spec).layer in _RESIZABLE:
             update = update.may_resize()
         if isinstance(update, (LowRank, Dora)) and not _is_oriented(update):
-            stored_in_out = _stored_in_out(memory_name, spec, shape, update, config)
+            stored_in_out = _stored_in_out(memory_name, spec, shape, update, layers)
             update = update.oriented(stored_in_out)
             conv1d |= stored_in_out
         if isinstance(update, Dora) and any(_adds(other, one) for other in owned[:place]):
@@ -125,7 +122,7 @@ def _stored_in_out(
     spec: TensorSpec,
     shape: tuple[int, ...],
     update: LowRank | Dora,
-    config: Mapping[str, Any],
+    layers: Layers,
 ) -> bool:
     """Whether the weight is stored (in, out): by its shape, by the architecture where it is square.
 
@@ -134,5 +131,5 @@ def _stored_in_out(
     low_rank = update.direction if isinstance(update, Dora) else update
     out, into = low_rank.B.shape[0], low_rank.A.shape[1]
     if out == into:
-        return transposed(memory_name, spec, config)
+        return layers.transposed(memory_name, spec)
     return shape == (into, out)

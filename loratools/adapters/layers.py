@@ -15,7 +15,7 @@ from typing import Any
 
 from loratools.checkpoints.spec import TensorSpec
 
-__all__ = ["Layer", "LayerGuess", "config_values", "head_of", "layer_of", "transposed"]
+__all__ = ["Layer", "LayerGuess", "Layers", "config_values", "head_of", "layer_of", "transposed"]
 
 
 class Layer(str, Enum):
@@ -48,6 +48,27 @@ class LayerGuess:
 
 
 @dataclass(frozen=True, slots=True)
+class _Model:
+    """What the rules ask a config for."""
+
+    vocabularies: frozenset[int]
+    experts: frozenset[int]
+    types: frozenset[str]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> _Model:
+        architectures = [word for words in config_values(config, "architectures") for word in words]
+        types = {str(word) for word in config_values(config, "model_type")}
+        if any(_CONV1D_ARCHITECTURES.match(word) for word in architectures):
+            types.add("gpt2")
+        return cls(
+            vocabularies=frozenset(config_values(config, "vocab_size")),
+            experts=frozenset(_counts(config, *_EXPERT_KEYS)),
+            types=frozenset(types),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class _Tensor:
     """A tensor as the rules see it: `module` is the last part of its module's name, `leaf` its own."""
 
@@ -57,9 +78,7 @@ class _Tensor:
     leaf: str
     shape: tuple[int, ...]
     floating: bool
-    vocabularies: frozenset[int]
-    experts: frozenset[int]
-    models: frozenset[str]
+    model: _Model
 
 
 _BUFFER = re.compile(
@@ -108,7 +127,37 @@ def layer_of(memory_name: str, spec: TensorSpec, config: Mapping[str, Any]) -> L
         config: the model's config.json; `vocab_size`, the number of experts, `model_type` and `architectures`
             are looked for in it and in the configs nested in it. `{}` where there is none.
     """
-    tensor = _look_at(memory_name, spec, config)
+    return _guess(memory_name, spec, _Model.of(config))
+
+
+class Layers:
+    """The layers of one model's tensors: its config is looked through once, and blocks that are alike, which
+    differ in a number in the middle of their names, are asked about once."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._model = _Model.of(config)
+        self._known: dict[tuple[str, tuple[int, ...], bool], LayerGuess] = {}
+
+    def of(self, memory_name: str, spec: TensorSpec) -> LayerGuess:
+        """What `layer_of` says of the tensor."""
+        key = (_BLOCK_NUMBER.sub("0", memory_name), spec.shape, spec.floating)
+        guess = self._known.get(key)
+        if guess is None:
+            guess = self._known[key] = _guess(memory_name, spec, self._model)
+        return guess
+
+    def transposed(self, memory_name: str, spec: TensorSpec) -> bool:
+        """What `transposed` says of the tensor."""
+        return bool(self._model.types & _CONV1D_MODELS) and self.of(memory_name, spec).layer is Layer.CONV1D
+
+
+_BLOCK_NUMBER = re.compile(r"(?<=\.)\d+(?=\.[^.]*\.)")
+"""A number that neither begins a name nor is a module's own, the last part but one: no rule asks which it
+is."""
+
+
+def _guess(name: str, spec: TensorSpec, model: _Model) -> LayerGuess:
+    tensor = _look_at(name, spec, model)
     for rule in _RULES:
         guess = rule(tensor)
         if guess is not None:
@@ -146,12 +195,8 @@ def _counts(config: Mapping[str, Any], *keys: str) -> Iterator[int]:
         yield from (one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int))
 
 
-def _look_at(name: str, spec: TensorSpec, config: Mapping[str, Any]) -> _Tensor:
+def _look_at(name: str, spec: TensorSpec, model: _Model) -> _Tensor:
     *path, leaf = name.split(".")
-    architectures = [word for words in config_values(config, "architectures") for word in words]
-    models = {str(word) for word in config_values(config, "model_type")}
-    if any(_CONV1D_ARCHITECTURES.match(word) for word in architectures):
-        models.add("gpt2")
     return _Tensor(
         name=name,
         path=tuple(path),
@@ -159,9 +204,7 @@ def _look_at(name: str, spec: TensorSpec, config: Mapping[str, Any]) -> _Tensor:
         leaf=leaf,
         shape=spec.shape,
         floating=spec.floating,
-        vocabularies=frozenset(config_values(config, "vocab_size")),
-        experts=frozenset(_counts(config, *_EXPERT_KEYS)),
-        models=frozenset(models),
+        model=model,
     )
 
 
@@ -205,7 +248,7 @@ def _vector(tensor: _Tensor) -> LayerGuess | None:
 def _many_axes(tensor: _Tensor) -> LayerGuess | None:
     if len(tensor.shape) == 2:
         return None
-    experts = len(tensor.shape) == 3 and ("experts" in tensor.path or tensor.shape[0] in tensor.experts)
+    experts = len(tensor.shape) == 3 and ("experts" in tensor.path or tensor.shape[0] in tensor.model.experts)
     if experts:
         return LayerGuess(Layer.EXPERTS, True, f"{tensor.shape[0]} experts in one tensor")
     if tensor.leaf == "weight" and len(tensor.shape) <= 5:
@@ -232,7 +275,7 @@ def _named_head(tensor: _Tensor) -> LayerGuess | None:
 
 def _vocabulary(tensor: _Tensor) -> LayerGuess | None:
     in_a_block = any(part.isdigit() for part in tensor.path)
-    if in_a_block or tensor.shape[0] not in tensor.vocabularies:
+    if in_a_block or tensor.shape[0] not in tensor.model.vocabularies:
         return None
     if _EMBEDDING_LIKE.search(tensor.module):
         return LayerGuess(Layer.EMBEDDING, True, "one row a token")
@@ -243,14 +286,16 @@ def _router(tensor: _Tensor) -> LayerGuess | None:
     named = _ROUTER.match(tensor.module) or "router" in tensor.path
     if not named:
         return None
-    if tensor.module != "gate" or tensor.shape[0] in tensor.experts or "router" in tensor.path:
+    if tensor.module != "gate" or tensor.shape[0] in tensor.model.experts or "router" in tensor.path:
         return LayerGuess(Layer.ROUTER, True, f"named {tensor.module}")
-    return LayerGuess(Layer.ROUTER, bool(tensor.experts), f"named {tensor.module}")
+    return LayerGuess(Layer.ROUTER, bool(tensor.model.experts), f"named {tensor.module}")
 
 
 def _conv1d(tensor: _Tensor) -> LayerGuess | None:
-    if tensor.module in _CONV1D_MODULES and tensor.models & _CONV1D_MODELS:
-        return LayerGuess(Layer.CONV1D, True, f"{tensor.module} of {min(tensor.models & _CONV1D_MODELS)}")
+    if tensor.module in _CONV1D_MODULES and tensor.model.types & _CONV1D_MODELS:
+        return LayerGuess(
+            Layer.CONV1D, True, f"{tensor.module} of {min(tensor.model.types & _CONV1D_MODELS)}"
+        )
     return None
 
 

@@ -46,10 +46,10 @@ class LowRank:
 
     def oriented(self, transposed: bool) -> LowRank:
         """The update for a weight that is stored (in, out), or is not."""
-        return replace(self, transposed=transposed)
+        return LowRank(self.A, self.B, self.scaling, transposed)
 
     def weighted(self, weight: float) -> LowRank:
-        return replace(self, scaling=self.scaling * weight)
+        return self if weight == 1 else replace(self, scaling=self.scaling * weight)
 
     def shape(self, before: tuple[int, ...]) -> tuple[int, ...]:
         """`before`, if the product has that shape.

@@ -78,6 +78,7 @@ HEADS = frozenset(
 _BARE = re.compile(r"(?<!LMHead)(?<!DoubleHeads)Model$")
 _LEGACY = {"gamma": "weight", "beta": "bias"}
 """Old names of a LayerNorm's vectors, which transformers renames on load."""
+_LEGACY_ENDINGS = tuple(f".{leaf}" for leaf in _LEGACY)
 
 
 @dataclass(frozen=True)
@@ -188,8 +189,10 @@ def _core(name: str, prefix: str) -> str:
 
 
 def _modern(name: str) -> str:
+    if not name.endswith(_LEGACY_ENDINGS):
+        return name
     module, _, leaf = name.rpartition(".")
-    return f"{module}.{_LEGACY[leaf]}" if leaf in _LEGACY and module.endswith("LayerNorm") else name
+    return f"{module}.{_LEGACY[leaf]}" if module.endswith("LayerNorm") else name
 
 
 def _head(core: str) -> bool:

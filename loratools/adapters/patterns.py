@@ -59,6 +59,8 @@ class PatternTable:
         Raises:
             LoratoolsError: matching one could take too long.
         """
+        if not self._patterns:
+            return None
         ends = list(_ends(module))
         best = min(
             (self._names[name] for name in (f"^{module}", *ends) if name in self._names),

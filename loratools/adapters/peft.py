@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from loratools.adapters.bias import Bias
 from loratools.adapters.binding import Adapter
 from loratools.adapters.dora import Dora
-from loratools.adapters.layers import Layer, layer_of
+from loratools.adapters.layers import Layer, Layers
 from loratools.adapters.lowrank import LowRank
 from loratools.adapters.peft_config import PeftConfig
 from loratools.adapters.peft_keys import IGNORED, Part, parse_key
@@ -83,15 +83,17 @@ def _by_module(checkpoint: Checkpoint) -> tuple[dict[str, _Module], dict[str, st
     """The keys by module, and those that mean nothing with the reason."""
     modules: dict[str, _Module] = {}
     ignored: dict[str, str] = {}
+    layers = Layers({})
     for name, spec in sorted(checkpoint.tensors.items()):
         key = parse_key(name)
         if key.part in IGNORED:
             ignored[name] = IGNORED[key.part]
             continue
-        guess = layer_of(f"{key.module}.{key.leaf}", spec, {})
-        if guess.layer is Layer.BUFFER and guess.certain:
-            ignored[name] = f"{guess.reason}, which the model makes itself"
-            continue
+        if key.leaf != "weight":  # no buffer is called that
+            guess = layers.of(f"{key.module}.{key.leaf}", spec)
+            if guess.layer is Layer.BUFFER and guess.certain:
+                ignored[name] = f"{guess.reason}, which the model makes itself"
+                continue
         if not spec.floating:
             raise LoratoolsError(
                 f"an adapter's tensor of {spec.dtype} cannot be applied", file=spec.file, tensor=name

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from loratools.adapters.layers import Layer, LayerGuess, layer_of
+from loratools.adapters.layers import Layer, LayerGuess, Layers
 from loratools.adapters.names import NameMap
 from loratools.adapters.tied import Tie
 from loratools.adapters.tying import declared_tied, embedding_copies, input_embedding, output_head
 from loratools.checkpoints.checkpoint import Checkpoint
 
 
-def find_ties(checkpoint: Checkpoint, names: NameMap, touched: Iterable[str] = ()) -> tuple[Tie, ...]:
+def find_ties(
+    checkpoint: Checkpoint, names: NameMap, touched: Iterable[str] = (), *, layers: Layers | None = None
+) -> tuple[Tie, ...]:
     """The tied tensors of a checkpoint, told from its config, its architecture and which names it lacks.
 
     Where embedding and head both stand on disk the config decides, or what its silence means for the model
     type; where one does, the other is tied to it, if the architecture has a head at all: there is nothing
-    else that it could be. `touched` are core names that adapters know, for an embedding which is not on disk.
+    else that it could be. `touched` are core names that adapters know, for an embedding which is not on disk;
+    `layers` are the checkpoint's, if they were looked at before.
     """
     config = checkpoint.config
     declared = declared_tied(config)
     if declared is False:
         return ()
-    layers = {
-        names.core(name): layer_of(names.memory(name), spec, config) for name, spec in checkpoint.items()
-    }
-    on_disk = [_module(name) for name in _weights(layers, Layer.EMBEDDING)]
+    layers = layers or Layers(config)
+    found = {names.core(name): layers.of(names.memory(name), spec) for name, spec in checkpoint.items()}
+    on_disk = [_module(name) for name in _weights(found, Layer.EMBEDDING)]
     embedding = input_embedding(on_disk) or input_embedding(_module(name) for name in touched)
     if embedding is None:
         return ()
-    head = _head(checkpoint, names, f"{embedding}.weight", _weights(layers, Layer.HEAD), declared)
-    copies = embedding_copies(embedding, {_module(name) for name in layers})
+    head = _head(checkpoint, names, f"{embedding}.weight", _weights(found, Layer.HEAD), declared)
+    copies = embedding_copies(embedding, {_module(name) for name in found})
     groups = [[embedding, *copies, *([head] if head else [])]]
     members = [[f"{module}.weight" for module in group] for group in groups if len(group) > 1]
     if head is not None and head.endswith(".decoder"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,13 @@ class Values:
     specs are; `same_values` compares what is in them.
     """
 
+    __slots__ = ("_array", "_converted", "_lock", "spec")
+
     def __init__(self, spec: TensorSpec) -> None:
         self.spec = spec
         self._lock = Lock()
         self._array: NDArray[np.floating] | None = None
-        self._arrays: dict[np.dtype[Any], NDArray[np.floating]] = {}
-        self._tensors: dict[torch.dtype, torch.Tensor] = {}
+        self._converted: dict[Any, Any] | None = None  # by numpy's dtype, or torch's
 
     @property
     def key(self) -> str:
@@ -54,10 +56,8 @@ class Values:
         import torch
 
         values = self.array()
-        with self._lock:
-            if dtype not in self._tensors:
-                self._tensors[dtype] = torch.from_numpy(values).to(dtype)
-            return self._tensors[dtype]
+        found: torch.Tensor = self._once(dtype, lambda: torch.from_numpy(values).to(dtype))
+        return found
 
     def like(self, block: Block) -> Block:
         """All values in the block's library and dtype, converted once; not to be changed."""
@@ -66,10 +66,16 @@ class Values:
         if not isinstance(block, np.ndarray):
             return self.tensor(block.dtype)
         values = self.array()
+        found: NDArray[Any] = self._once(block.dtype, lambda: values.astype(block.dtype, copy=False))
+        return found
+
+    def _once(self, dtype: Any, convert: Callable[[], Any]) -> Any:
         with self._lock:
-            if block.dtype not in self._arrays:
-                self._arrays[block.dtype] = values.astype(block.dtype, copy=False)
-            return self._arrays[block.dtype]
+            if self._converted is None:
+                self._converted = {}
+            if dtype not in self._converted:
+                self._converted[dtype] = convert()
+            return self._converted[dtype]
 
     def rows_like(self, block: Block, first: int) -> Block:
         """Rows `first:first + len(block)` in the block's library and dtype, read anew and not kept: for
@@ -119,6 +125,9 @@ def finite_values(raw: RawTensor) -> NDArray[np.floating]:
     import numpy as np
 
     values = raw.numpy().copy() if raw.spec.dtype == "float64" else raw.float32()
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(values.sum()):  # one pass: a sum is finite only where all its terms are
+            return values
     wrong = values.size - int(np.count_nonzero(np.isfinite(values)))
     if wrong:
         raise LoratoolsError(

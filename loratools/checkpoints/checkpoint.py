@@ -47,6 +47,9 @@ class Checkpoint(Mapping[str, TensorSpec]):
     def __getitem__(self, name: str) -> TensorSpec:
         return self.tensors[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
+
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self.tensors))
 

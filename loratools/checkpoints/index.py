@@ -62,16 +62,17 @@ def open_shards(path: Path) -> Weights:
     index = read_index(path)
     shards = [_open_shard(index, name) for name in sorted(set(index.weight_map.values()))]
     tensors: dict[str, TensorSpec] = {}
+    places: dict[str, str] = {}
     for shard in shards:
-        for name, spec in shard.tensors.items():
-            if name in tensors:
+        file = shard.files[0].name
+        for name in shard.tensors:
+            if name in places:
                 raise LoratoolsError(
-                    f"a tensor in two shards, {tensors[name].file.name} and {spec.file.name}",
-                    file=path,
-                    tensor=name,
+                    f"a tensor in two shards, {places[name]} and {file}", file=path, tensor=name
                 )
-            tensors[name] = spec
-    _check_promises(index, tensors)
+            places[name] = file
+        tensors.update(shard.tensors)
+    _check_promises(index, places)
     if len({shard.container for shard in shards}) > 1:
         raise LoratoolsError("some shards are safetensors and some are torch files", file=path)
     return Weights(
@@ -95,21 +96,22 @@ def _open_shard(index: Index, name: str) -> Weights:
     return open_weights(shard)
 
 
-def _check_promises(index: Index, tensors: Mapping[str, TensorSpec]) -> None:
+def _check_promises(index: Index, places: Mapping[str, str]) -> None:
+    """Holds what the index says against the shards, by file name, in which tensors are."""
     for name, shard in index.weight_map.items():
-        if name not in tensors:
+        if name not in places:
             raise LoratoolsError(
                 f"the index places a tensor in {shard}, but no shard has it", file=index.path, tensor=name
             )
-        if tensors[name].file.name != shard:
+        if places[name] != shard:
             raise LoratoolsError(
-                f"the index places a tensor in {shard}, but it is in {tensors[name].file.name}",
+                f"the index places a tensor in {shard}, but it is in {places[name]}",
                 file=index.path,
                 tensor=name,
             )
-    for name in sorted(tensors.keys() - index.weight_map.keys()):
+    for name in sorted(places.keys() - index.weight_map.keys()):
         raise LoratoolsError(
-            f"{tensors[name].file.name} has a tensor that the index does not know",
+            f"{places[name]} has a tensor that the index does not know",
             file=index.path,
             tensor=name,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,9 @@ BITS: dict[str, int] = {
     "I16": 16, "U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
     "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
+
+
+_FIELDS = frozenset({"dtype", "shape", "data_offsets"})
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def _metadata(metadata: Any, path: Path) -> Mapping[str, str]:
 
 def _spec(name: str, entry: Any, path: Path, start: int) -> TensorSpec:
     """The tensor that one header entry describes, checked in itself: size against shape, place aligned."""
-    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
         raise LoratoolsError(
             "a header entry must have dtype, shape and data_offsets, and no more", file=path, tensor=name
         )
@@ -128,9 +132,11 @@ def _spec(name: str, entry: Any, path: Path, start: int) -> TensorSpec:
         raise LoratoolsError(f"unknown dtype {word!r}", file=path, tensor=name)
     bits = BITS[word]
     shape = check_shape(entry["shape"], bits, file=path, tensor=name)
-    if not isinstance(offsets, list) or len(offsets) != 2 or any(type(at) is not int for at in offsets):
+    if not isinstance(offsets, list) or len(offsets) != 2:
         raise LoratoolsError("data_offsets must be two integers", file=path, tensor=name)
     begin, end = offsets
+    if type(begin) is not int or type(end) is not int:
+        raise LoratoolsError("data_offsets must be two integers", file=path, tensor=name)
     if not 0 <= begin <= end:
         raise LoratoolsError("data_offsets run backwards", file=path, tensor=name)
     if math.prod(shape) * bits != (end - begin) * 8:
@@ -150,7 +156,7 @@ def _spec(name: str, entry: Any, path: Path, start: int) -> TensorSpec:
 def _check_cover(tensors: Mapping[str, TensorSpec], start: int, size: int, path: Path) -> None:
     """The tensors must cover the data from `start` to the file's end, each byte once."""
     reached = start
-    for spec in sorted(tensors.values(), key=lambda spec: (spec.offset, spec.bytes)):
+    for spec in sorted(tensors.values(), key=attrgetter("offset", "bytes")):
         if spec.offset != reached:
             what = "overlaps the tensor before it" if spec.offset < reached else "leaves a hole before it"
             raise LoratoolsError(f"the data {what}", file=path, tensor=spec.name)

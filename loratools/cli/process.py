@@ -5,6 +5,7 @@ Nothing is imported here that takes time, so that an interruption finds a handle
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -19,6 +20,7 @@ class Terminated(BaseException):
 def main() -> None:
     """The entry point: runs the command line of this process and exits with its code."""
     _open_streams()
+    gc.set_threshold(*_SELDOM)
     try:
         signal.signal(signal.SIGTERM, _stop)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
@@ -92,5 +94,9 @@ def _imports_torch(frame: FrameType | None) -> bool:
     return False
 
 
+_SELDOM = (50_000, 20, 100)
+"""How many new objects it takes until Python looks for cycles among them, and how often among older ones: a
+plan is hundreds of thousands of small objects that stay, and looking through them again and again took a
+fifth of its time."""
 _IMPORT = "<frozen importlib._bootstrap>"
 _RETRY_SECONDS = 0.02

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +18,7 @@ from loratools.errors import printable, shortened
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from loratools.reports.columns import Page
     from loratools.reports.report import Report
 
 _LONGEST_WARNING = 4000
@@ -46,21 +45,43 @@ def _print(report: Report, invocation: Invocation) -> None:
     for warning in report.warnings:
         click.echo(f"Warning: {printable(shortened(warning, _LONGEST_WARNING))}", err=True)
     if invocation.as_json:
+        from loratools.cli.jsontext import as_json
+
         click.echo(as_json(report.to_json()))
     elif not invocation.quiet:
-        from loratools.reports.columns import least_width, lines
         from loratools.reports.tables import pages
 
         out = console()
-        width = out.width
-        with out.capture() as drawn:  # rich would end the process where a reader has gone away
-            for page in pages(report, full=invocation.verbose or not out.is_terminal):
-                if not (out.is_terminal or isinstance(page, str)):
-                    page = lines(page) or page
-                fits = isinstance(page, str) or least_width(page) <= width
-                out.width = width if fits else ENDLESS  # the terminal wraps whole rows then
-                out.print(_plain(page) if isinstance(page, str) else page, soft_wrap=isinstance(page, str))
-        click.echo(_encodable(drawn.get()), nl=False)
+        told = pages(report, full=invocation.verbose or not out.is_terminal)
+        drawn = _on_a_terminal(told, out) if out.is_terminal else _piped(told, out)
+        click.echo(_encodable(drawn), nl=False)
+
+
+def _on_a_terminal(pages: Iterable[Page], out: Console) -> str:
+    from loratools.reports.columns import least_width
+
+    width = out.width
+    with out.capture() as drawn:  # rich would end the process where a reader has gone away
+        for page in pages:
+            fits = isinstance(page, str) or least_width(page) <= width
+            out.width = width if fits else ENDLESS  # the terminal wraps whole rows then
+            out.print(_plain(page) if isinstance(page, str) else page, soft_wrap=isinstance(page, str))
+    return drawn.get()
+
+
+def _piped(pages: Iterable[Page], out: Console) -> str:
+    """The same without rich, which takes its time over every cell, where there is nothing for it to do."""
+    from loratools.reports.columns import Sheet
+
+    drawn = []
+    for page in pages:
+        if isinstance(page, (str, Sheet)):
+            drawn.append(_plain(page if isinstance(page, str) else page.lines()) + "\n")
+            continue
+        with out.capture() as captured:
+            out.print(page)
+        drawn.append(captured.get())
+    return "".join(drawn)
 
 
 def _plain(text: str) -> str:
@@ -72,21 +93,6 @@ def _encodable(text: str) -> str:
     """With question marks for what stdout's encoding lacks: bars and formulas are worth no failure."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
-
-
-def as_json(value: Any) -> str:
-    """Indented JSON in which a list of numbers takes one line: a grid of similarities has thousands."""
-    return _NUMBERS.sub(_in_one_line, json.dumps(value, indent=2, allow_nan=False))
-
-
-def _in_one_line(numbers: re.Match[str]) -> str:
-    return _BLANKS.sub("", numbers[0]).replace(",", ", ")
-
-
-_NUMBER = r"(?:[-+.0-9eE]+|null)"
-_NUMBERS = re.compile(rf"\[\s+{_NUMBER}(?:,\n\s+{_NUMBER})*\s+\]")
-"""Only between brackets: a line break never stands inside a string of JSON."""
-_BLANKS = re.compile(r"\s*\n\s*")
 
 
 def announce(invocation: Invocation) -> Callable[[str], None] | None:

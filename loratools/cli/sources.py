@@ -12,7 +12,7 @@ from loratools.cli.options import Invocation
 from loratools.cli.process import Terminated
 from loratools.errors import UsageError
 from loratools.operations.bare import ADAPTER, BASE, OTHER_ADAPTER, TUNED, Target, bare_run
-from loratools.operations.references import SortedReferences, sort_references
+from loratools.operations.references import Reference, SortedReferences, sort_references
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def base_and_adapters(references: Sequence[str]) -> SortedReferences:
 @contextmanager
 def merged_and_adapters(
     references: Sequence[str], weights: Sequence[float]
-) -> Iterator[tuple[str, tuple[str, ...]]]:
+) -> Iterator[tuple[Reference, tuple[Reference, ...]]]:
     """The merged checkpoint and the adapters named; without references the sample's, merged first."""
     if references:
         if len(references) == 1:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
+from operator import attrgetter
 
 
 class Action(str, Enum):
@@ -49,9 +51,9 @@ class Coverage:
     @classmethod
     def of(cls, rows: Iterable[CoverageRow]) -> Coverage:
         """Sorts the rows. Raises ValueError (a bug, not a user's error) where a tensor stands there twice."""
-        ordered = tuple(sorted(rows, key=lambda row: (row.input, row.tensor)))
+        ordered = tuple(sorted(rows, key=attrgetter("input", "tensor")))
         for one, next_one in pairwise(ordered):
-            if (one.input, one.tensor) == (next_one.input, next_one.tensor):
+            if one.tensor == next_one.tensor and one.input == next_one.input:
                 raise ValueError(f"{one.input} tensor {one.tensor} is covered twice")
         return cls(ordered)
 
@@ -63,5 +65,5 @@ class Coverage:
 
     def counts(self) -> dict[Action, int]:
         """How many tensors met each fate, in the order of `Action`."""
-        present = [row.action for row in self.rows]
-        return {action: present.count(action) for action in Action if action in present}
+        present = Counter(row.action for row in self.rows)
+        return {action: present[action] for action in Action if action in present}

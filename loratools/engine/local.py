@@ -110,11 +110,20 @@ def _signals_wait() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _that_raise())
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _that_raise() -> list[int]:
+    """The signals whose handlers are Python's, the only ones that can raise: to hold all back takes as long
+    as a small job."""
+    return [number for number in _SIGNALS if callable(signal.getsignal(number))]
+
+
+_SIGNALS = tuple(sorted(signal.valid_signals()))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from loratools import __version__
 from loratools.checkpoints.provenance import Provenance
@@ -23,8 +24,10 @@ from loratools.operations.rewrite import run_rewrite, source_roots
 from loratools.operations.rewrite_layout import Outgoing
 from loratools.operations.rewrite_record import hash_tensors, kinds, require_same, scaling
 from loratools.operations.streaming import TensorFigures
-from loratools.operations.undo.keeper import UndoKeeper
 from loratools.reports.report import MergedModule, Report
+
+if TYPE_CHECKING:
+    from loratools.operations.undo.keeper import UndoKeeper
 
 
 def merge(
@@ -127,7 +130,7 @@ def run_merge(
         roots = source_roots(plan.tensors, figures)
         return merge_record(plan.inputs, plan.asked, plan.tensors, figures, roots, adapter_roots)
 
-    keeper = UndoKeeper(plan, adapter_roots) if plan.asked.undo else None
+    keeper = _keeper(plan, adapter_roots) if plan.asked.undo else None
     done = run_rewrite(
         plan, engine, watch=watch, record=record, adapter_roots=adapter_roots, resume=resume, last=keeper
     )
@@ -154,6 +157,12 @@ def run_merge(
             **({"resumed_jobs": done.taken} if resume else {}),
         },
     )
+
+
+def _keeper(plan: MergePlan, adapter_roots: Sequence[Mapping[str, str]]) -> UndoKeeper:
+    from loratools.operations.undo.keeper import UndoKeeper  # brings numpy, which no plan needs
+
+    return UndoKeeper(plan, adapter_roots)
 
 
 def _module(tensor: Outgoing, figures: TensorFigures) -> MergedModule:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from loratools.adapters.binding import Binding
@@ -60,20 +60,23 @@ def _checkpoint_row(role: str, tensor: Outgoing, verb: str) -> CoverageRow:
     return CoverageRow(role, tensor.name, action, reason, tensor.source.bytes)
 
 
-def _users(tensors: Iterable[Outgoing]) -> dict[str, dict[str, None]]:
+def _users(tensors: Iterable[Outgoing]) -> dict[str, tuple[str, ...]]:
     """Names of the tensors that use an adapter's key, each once, in order."""
-    users: dict[str, dict[str, None]] = {}
+    users: dict[str, tuple[str, ...]] = {}
     for tensor in tensors:
+        alone = (tensor.name,)
         for update in tensor.updates:
             for key in update.sources:
-                users.setdefault(key, {})[tensor.name] = None
+                known = users.setdefault(key, alone)
+                if known[-1] != tensor.name:
+                    users[key] = known + alone
     return users
 
 
 def _adapter_rows(
     label: str,
     adapter: WeightedAdapter,
-    users: Mapping[str, Mapping[str, None]],
+    users: Mapping[str, Sequence[str]],
     unmatched: frozenset[tuple[str, str]],
     idle: Mapping[tuple[str, str], str],
     checkpoint: Checkpoint,
@@ -86,7 +89,7 @@ def _adapter_rows(
 def _adapter_fate(
     key: str,
     adapter: WeightedAdapter,
-    users: Mapping[str, Mapping[str, None]],
+    users: Mapping[str, Sequence[str]],
     unmatched: frozenset[tuple[str, str]],
     idle: Mapping[tuple[str, str], str],
     checkpoint: Checkpoint,
@@ -101,5 +104,6 @@ def _adapter_fate(
     targets = users.get(key)
     if not targets:
         raise ValueError(f"{key} of {adapter.name} was bound to nothing, and nobody says why")
-    action = Action.APPLIED if any(name in checkpoint for name in targets) else Action.ADDED
+    there = targets[0] in checkpoint or any(name in checkpoint for name in targets)
+    action = Action.APPLIED if there else Action.ADDED
     return action, f"to {', '.join(targets)}"

@@ -15,7 +15,7 @@ from loratools.checkpoints.foreign import require_computable
 from loratools.checkpoints.provenance import read_provenance
 from loratools.checkpoints.reference import open_checkpoint, resolve_base, split_weight
 from loratools.errors import LoratoolsError, UsageError
-from loratools.operations.references import Reference
+from loratools.operations.references import OpenedReference, Reference
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,10 @@ def open_inputs(
             and given, not one for each adapter, or not finite.
         LoratoolsError: something cannot be opened, is quantised, or cannot be merged.
     """
-    split = [split_weight(os.fspath(reference)) for reference in adapters]
-    if not split:
+    if not adapters:
         raise UsageError("no adapter was given", hint="name an adapter after the checkpoint")
-    chosen = weights_of([weight for _, weight in split], weights)
-    opened = [_open_adapter(reference) for reference, _ in split]
+    chosen = weights_of(list(map(_inline_weight, adapters)), weights)
+    opened = list(map(_open_adapter, adapters))
     read = [read_adapter(one) for one in opened]  # before the base: it may be what is not here
     base = _open_checkpoint(checkpoint if checkpoint is not None else _named_base(opened))
     return MergeInputs(
@@ -117,19 +116,25 @@ def weights_of(inline: Sequence[float | None], given: Sequence[float] | None) ->
     return [float(weight) for weight in given]
 
 
-def _open_adapter(reference: str) -> Checkpoint:
-    opened = open_checkpoint(reference)
+def _inline_weight(reference: Reference) -> float | None:
+    if isinstance(reference, OpenedReference):
+        return reference.weight
+    return split_weight(os.fspath(reference))[1]
+
+
+def _open_adapter(reference: Reference) -> Checkpoint:
+    opened = OpenedReference.of(reference).checkpoint
     if opened.kind is not Kind.ADAPTER:
         raise UsageError(
             "a checkpoint stands where an adapter has to be",
-            file=reference,
+            file=opened.reference,
             hint="name one checkpoint, and its adapters after it",
         )
     return opened
 
 
 def _open_checkpoint(reference: Reference) -> Checkpoint:
-    opened = open_checkpoint(reference)
+    opened = reference.checkpoint if isinstance(reference, OpenedReference) else open_checkpoint(reference)
     if opened.kind is not Kind.CHECKPOINT:
         raise UsageError(
             "an adapter stands where the checkpoint has to be",

@@ -23,7 +23,8 @@ from loratools.operations.tally import Rounded, Tally
 
 if TYPE_CHECKING:
     from loratools.linalg.stochastic import Draws
-    from loratools.operations.undo.recorder import Kept, Recorder
+    from loratools.operations.undo.kept import Kept
+    from loratools.operations.undo.recorder import Recorder
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class MergeJob:
     def _recorder(self) -> Recorder | None:
         if self.keep is None or self.source is None:
             return None
-        from loratools.operations.undo.recorder import Keeping, Recorder, how_to_keep
+        from loratools.operations.undo.kept import Keeping
+        from loratools.operations.undo.recorder import Recorder, how_to_keep
 
         if how_to_keep(self.source, self.target, self.updates) is not Keeping.INTERVAL:
             return None

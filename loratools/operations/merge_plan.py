@@ -79,7 +79,9 @@ def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions, 
             {tensor.name: part_of(n) for n, tensor in enumerate(tensors)} if options.undo else {},
             options.drawing_seed,
         ),
-        record=merge_record(inputs, options, tensors, widest(tensors), *_widest_roots(inputs)),
+        role="base",
+        options=_options_record(inputs, options),
+        record=lambda: merge_record(inputs, options, tensors, widest(tensors), *_widest_roots(inputs)),
         side=side,
         coverage=planned_coverage(inputs, binding, tensors, role="base", verb="merged"),
         config=config.content if config.changes and not one_file else None,
@@ -132,19 +134,24 @@ def merge_record(
     return Provenance(
         command="merge",
         version=__version__,
-        options={
-            "allow_unmatched": options.allow_unmatched,
-            "dtype": options.dtype.value,
-            "shard_size": options.shard_size.bytes or "keep",
-            "tied": options.tied.value,
-            "weights": [one.weight for one in inputs.adapters],
-            **({"undo": True} if options.undo else {}),
-            **_rounding_record(options),
-        },
+        options=_options_record(inputs, options),
         inputs=(input_record("base", inputs.checkpoint, base_roots), *adapters),
         tensors={name: figures[name].root for name in sorted(figures)},
         modules=changed_rows(tensors, figures),
     )
+
+
+def _options_record(inputs: MergeInputs, options: MergeOptions) -> dict[str, Any]:
+    """The options that change the result."""
+    return {
+        "allow_unmatched": options.allow_unmatched,
+        "dtype": options.dtype.value,
+        "shard_size": options.shard_size.bytes or "keep",
+        "tied": options.tied.value,
+        "weights": [one.weight for one in inputs.adapters],
+        **({"undo": True} if options.undo else {}),
+        **_rounding_record(options),
+    }
 
 
 def _rounding_record(options: MergeOptions) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any
 
-from loratools.adapters.layers import Layer, LayerGuess, layer_of
+from loratools.adapters.layers import Layer, LayerGuess, Layers
 from loratools.adapters.names import NameMap
 from loratools.adapters.tying import declared_tied, embedding_copies, input_embedding, output_head
 from loratools.checkpoints.checkpoint import Checkpoint, Kind
@@ -134,8 +134,9 @@ def pair_checkpoints(base: Checkpoint, tuned: Checkpoint) -> Pair:
             hint="are they the same architecture, and is each a whole model?",
         )
     config = tuned.config or base.config
+    layers = Layers(config)
     tensors = {
-        name: _paired(name, base_names.get(name), tuned_names.get(name), config)
+        name: _paired(name, base_names.get(name), tuned_names.get(name), layers)
         for name in sorted(base_names.keys() | tuned_names.keys())
     }
     notes = tuple(filter(None, (note, _dtype_note(tensors.values()))))
@@ -147,12 +148,10 @@ def _in_memory(checkpoint: Checkpoint) -> dict[str, TensorSpec]:
     return {names.memory(name): spec for name, spec in checkpoint.items()}
 
 
-def _paired(
-    name: str, base: TensorSpec | None, tuned: TensorSpec | None, config: Mapping[str, Any]
-) -> PairedTensor:
+def _paired(name: str, base: TensorSpec | None, tuned: TensorSpec | None, layers: Layers) -> PairedTensor:
     spec = tuned or base
     assert spec is not None
-    return PairedTensor(name, base, tuned, layer_of(name, spec, config))
+    return PairedTensor(name, base, tuned, layers.of(name, spec))
 
 
 def _in_line(base: dict[str, TensorSpec], tuned: Iterable[str]) -> tuple[dict[str, TensorSpec], str | None]:

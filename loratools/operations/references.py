@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from loratools.checkpoints.checkpoint import Kind
+from loratools.checkpoints.checkpoint import Checkpoint, Kind
 from loratools.checkpoints.reference import open_checkpoint, split_weight
 from loratools.errors import UsageError
 
@@ -15,11 +15,32 @@ Reference = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
+class OpenedReference(os.PathLike[str]):
+    """A reference as it was written, and what it was found to be when it was opened: once is enough."""
+
+    written: str
+    checkpoint: Checkpoint
+    weight: float | None
+
+    @classmethod
+    def of(cls, reference: Reference) -> OpenedReference:
+        """Opens a reference, from its headers, unless it is open. Raises as `open_checkpoint` does."""
+        if isinstance(reference, OpenedReference):
+            return reference
+        written = os.fspath(reference)
+        name, weight = split_weight(written)
+        return cls(written, open_checkpoint(name), weight)
+
+    def __fspath__(self) -> str:
+        return self.written
+
+
+@dataclass(frozen=True)
 class SortedReferences:
     """The checkpoint, if one was named, and the adapters in their order, perhaps with weights inline."""
 
-    checkpoint: str | None
-    adapters: tuple[str, ...]
+    checkpoint: OpenedReference | None
+    adapters: tuple[OpenedReference, ...]
 
 
 def sort_references(references: Sequence[str]) -> SortedReferences:
@@ -32,19 +53,19 @@ def sort_references(references: Sequence[str]) -> SortedReferences:
         UsageError: two checkpoints, no adapter, or a weight on a checkpoint.
         LoratoolsError: a reference cannot be opened.
     """
-    checkpoints: list[str] = []
-    adapters: list[str] = []
+    checkpoints: list[OpenedReference] = []
+    adapters: list[OpenedReference] = []
     for written in references:
-        reference, weight = split_weight(written)
-        if open_checkpoint(reference).kind is Kind.ADAPTER:
-            adapters.append(written)
-        elif weight is not None:
+        opened = OpenedReference.of(written)
+        if opened.checkpoint.kind is Kind.ADAPTER:
+            adapters.append(opened)
+        elif opened.weight is not None:
             raise UsageError("a weight stands on a checkpoint", file=written, hint="weights are for adapters")
         else:
-            checkpoints.append(reference)
+            checkpoints.append(opened)
     if len(checkpoints) > 1:
         raise UsageError(
-            f"two checkpoints were given, {checkpoints[0]} and {checkpoints[1]}",
+            f"two checkpoints were given, {checkpoints[0].written} and {checkpoints[1].written}",
             hint="name one checkpoint and its adapters",
         )
     if not adapters:

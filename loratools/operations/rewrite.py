@@ -25,8 +25,8 @@ from loratools.operations.rewrite_plan import RewritePlan
 from loratools.operations.rewrite_record import padded_header
 from loratools.operations.sidefiles import SideFiles
 from loratools.operations.streaming import TensorFigures
+from loratools.operations.undo.kept import Kept
 from loratools.operations.undo.record import records_in
-from loratools.operations.undo.recorder import Kept
 
 FIGURES = Codec(TensorFigures, Kept=Kept)
 

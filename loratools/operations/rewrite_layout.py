@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from loratools.adapters.update import Update
@@ -53,8 +54,22 @@ class Shard:
 
     def place(self, tensor: Outgoing) -> TensorSpec:
         """Where the tensor is written; the file is relative to the output's folder."""
-        offset = self.layout.offset(tensor.name)
-        return TensorSpec(tensor.name, tensor.dtype, tensor.shape, tensor.bytes, Path(self.file), offset)
+        return self._specs[tensor.name]
+
+    @cached_property
+    def _specs(self) -> dict[str, TensorSpec]:
+        path, places = Path(self.file), self.layout.places
+        return {
+            tensor.name: TensorSpec(
+                tensor.name,
+                tensor.dtype,
+                tensor.shape,
+                places[tensor.name].bytes,
+                path,
+                places[tensor.name].offset,
+            )
+            for tensor in self.tensors
+        }
 
 
 def shards_as_they_are(checkpoint: Checkpoint, tensors: Sequence[Outgoing]) -> dict[str, list[Outgoing]]:

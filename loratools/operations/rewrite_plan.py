@@ -92,8 +92,9 @@ class RewritePlan(Plan[TensorJob], Generic[Asked]):
 class Draft(Generic[Asked]):
     """What a verb has settled when only files, places and jobs are missing.
 
-    `shards` are tensors by file name; `change` makes the job of a tensor that is not copied; `record` is the
-    provenance in its widest form.
+    `shards` are tensors by file name; `change` makes the job of a tensor that is not copied; `role` and
+    `options` are what the provenance says of the checkpoint and of the run, and `record` makes it in its
+    widest form, where a header has to leave room for it.
     """
 
     command: str
@@ -104,7 +105,9 @@ class Draft(Generic[Asked]):
     one_file: bool
     shards: Mapping[str, Sequence[Outgoing]]
     change: Callable[[Outgoing, TensorSpec], TensorJob]
-    record: Provenance
+    role: str
+    options: Mapping[str, object]
+    record: Callable[[], Provenance]
     side: SideFiles
     coverage: Coverage
     config: Mapping[str, object] | None = None
@@ -113,8 +116,7 @@ class Draft(Generic[Asked]):
     def planned(self, workers: int) -> RewritePlan[Asked]:
         """The plan, with estimates for so many workers."""
         metadata = header_metadata(self.inputs.checkpoint)
-        room = header_room(self.record)
-        reserved = padded_header(self.record, room) if self.one_file else {}
+        room, reserved = self._reserved()
         shards = laid_out(self.shards, {**metadata, **reserved})
         jobs = tuple(self._job(tensor, shard.place(tensor)) for shard in shards for tensor in shard.tensors)
         read = sum(job.bytes for job in jobs) + sum(one.opened.bytes for one in self.inputs.adapters)
@@ -130,17 +132,25 @@ class Draft(Generic[Asked]):
             seconds=read / (READ_RATE * workers) + write / WRITE_RATE,
             warnings=(*self.warnings, *self.side.notes()),
             inputs=self.inputs,
-            role=self.record.inputs[0].role,
+            role=self.role,
             asked=self.asked,
             force=self.force,
             one_file=self.one_file,
             header_room=room,
             shards=shards,
             metadata=metadata,
-            options=self.record.options,
+            options=self.options,
             side=self.side,
             config=self.config,
         )
+
+    def _reserved(self) -> tuple[int, dict[str, str]]:
+        """The room in one file's header, and the metadata that keeps it free."""
+        if not self.one_file:
+            return 0, {}
+        record = self.record()
+        room = header_room(record)
+        return room, padded_header(record, room)
 
     def _job(self, tensor: Outgoing, place: TensorSpec) -> TensorJob:
         if tensor.touched or tensor.source is None:

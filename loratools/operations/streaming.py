@@ -21,7 +21,7 @@ from loratools.operations.evidence import Evidence, of_tensor
 from loratools.operations.precision import Stored, Wide, stored, widened
 
 if TYPE_CHECKING:
-    from loratools.operations.undo.recorder import Kept
+    from loratools.operations.undo.kept import Kept
 
 
 def blocks(spec: TensorSpec) -> Iterator[tuple[int, int]]:

@@ -79,7 +79,6 @@ def plan_unmerge(
         _refuse_what_does_not_add(bound)
     tensors = outgoing(inputs.checkpoint, binding, OutputDtype.KEEP)
     options = UnmergeOptions(allow_unmatched, record, roots)
-    widest_record = unmerge_record(inputs, options, tensors, widest(tensors), widest_roots(inputs.checkpoint))
     return Draft(
         command="unmerge",
         output=output,
@@ -93,7 +92,11 @@ def plan_unmerge(
             else shards_as_they_are(inputs.checkpoint, tensors)
         ),
         change=_Jobs(record.seed),
-        record=widest_record,
+        role="merged",
+        options=_options_record(inputs, options),
+        record=lambda: unmerge_record(
+            inputs, options, tensors, widest(tensors), widest_roots(inputs.checkpoint)
+        ),
         side=files_beside(inputs.checkpoint, output, one_file=one_file),
         coverage=planned_coverage(inputs, binding, tensors, role="merged", verb="subtracted"),
         warnings=(*said(inputs, binding), *notes, *taken),
@@ -115,11 +118,7 @@ def unmerge_record(
     return Provenance(
         command="unmerge",
         version=__version__,
-        options={
-            "allow_unmatched": options.allow_unmatched,
-            "seed": options.record.seed,
-            "weights": [one.weight for one in inputs.adapters],
-        },
+        options=_options_record(inputs, options),
         inputs=(input_record("merged", inputs.checkpoint, merged_roots), *adapters),
         tensors={name: figures[name].root for name in sorted(figures)},
         modules=tuple(
@@ -131,6 +130,15 @@ def unmerge_record(
             for row in changed_rows(tensors, figures)
         ),
     )
+
+
+def _options_record(inputs: MergeInputs, options: UnmergeOptions) -> dict[str, object]:
+    """The options that change the result."""
+    return {
+        "allow_unmatched": options.allow_unmatched,
+        "seed": options.record.seed,
+        "weights": [one.weight for one in inputs.adapters],
+    }
 
 
 def _refuse_what_does_not_add(bound: BoundTensor) -> None:

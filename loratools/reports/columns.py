@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
-
-from rich.cells import cell_len
-from rich.table import Column as RichColumn
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from loratools.errors import printable
 
-Row = TypeVar("Row")
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
 
-Page = Table | str
-"""A piece of a report as it is printed: a table, or text."""
+Row = TypeVar("Row")
 
 GAP = 2
 """Blanks between two columns."""
@@ -35,61 +31,111 @@ class Column(Generic[Row]):
     """Left-aligned and folded where it is long; everything else is a figure, aligned right and kept whole."""
 
 
-def table(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Table:
-    """The rows as a table without frames, so that it can be read by eye and by `grep` alike."""
-    drawn = Table(
-        title=heading(title) if title else None,
-        title_justify="left",
-        box=None,
-        padding=(0, GAP, 0, 0),
-        pad_edge=False,
-    )
-    for column in columns:
-        drawn.add_column(
-            column.title,
-            justify="left" if column.text else "right",
-            overflow="fold",
-            no_wrap=not column.text,
-        )
-    for row in rows:
-        drawn.add_row(*(printable(column.cell(row)) for column in columns))
-    return drawn
+@dataclass(frozen=True)
+class Sheet:
+    """A table of text without frames, so that it can be read by eye and by `grep` alike.
 
-
-def lines(drawn: Table) -> str | None:
-    """The table as rich draws it where there is room for it and no colour: text, in a tenth of the time.
-
-    None where cells are more than text, or something else than `table` drew it.
+    `cells` are those of each column, below its heading. Rich draws it where a terminal has to be fitted or
+    coloured; `lines` takes a tenth of the time.
     """
-    columns = [[str(column.header), *map(str, column.cells)] for column in drawn.columns]
-    plain = all(isinstance(cell, str) for column in drawn.columns for cell in column.cells)
-    if not plain or drawn.padding != (0, GAP, 0, 0):
-        return None
-    filled = [_filled(cells, column.justify) for cells, column in zip(columns, drawn.columns, strict=True)]
-    title = [] if drawn.title is None else [str(drawn.title)]
-    return "\n".join([*title, *((" " * GAP).join(row) for row in zip(*filled, strict=True))])
+
+    title: str
+    columns: tuple[Heading, ...]
+    cells: tuple[tuple[str, ...], ...]
+
+    def lines(self) -> str:
+        """The table as rich draws it where there is room for it and no colour."""
+        filled = [
+            _filled((column.title, *cells), column.text)
+            for column, cells in zip(self.columns, self.cells, strict=True)
+        ]
+        title = [self.title] if self.title else []
+        return "\n".join([*title, *map((" " * GAP).join, zip(*filled, strict=True))])
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+
+        drawn = Table(
+            title=heading(self.title) if self.title else None,
+            title_justify="left",
+            box=None,
+            padding=(0, GAP, 0, 0),
+            pad_edge=False,
+        )
+        for column in self.columns:
+            drawn.add_column(
+                column.title,
+                justify="left" if column.text else "right",
+                overflow="fold",
+                no_wrap=not column.text,
+            )
+        for row in zip(*self.cells, strict=True):
+            drawn.add_row(*row)
+        return drawn
 
 
-def _filled(cells: Sequence[str], justify: str) -> list[str]:
+@dataclass(frozen=True)
+class Heading:
+    """A column's heading, and whether text stands below it: see `Column`."""
+
+    title: str
+    text: bool
+
+
+Page: TypeAlias = "Sheet | Table | str"
+"""A piece of a report as it is printed: a table, one that only rich can draw, or text."""
+
+
+def table(title: str, columns: Sequence[Column[Row]], rows: Iterable[Row]) -> Sheet:
+    """The rows as a table."""
+    held = list(rows)
+    return Sheet(
+        printable(title),
+        tuple(Heading(column.title, column.text) for column in columns),
+        tuple(tuple(printable(column.cell(row)) for row in held) for column in columns),
+    )
+
+
+def _filled(cells: Sequence[str], text: bool) -> list[str]:
     """The cells with blanks before or behind, to one width."""
-    lengths = [len(cell) if cell.isascii() else cell_len(cell) for cell in cells]
+    lengths = list(map(_width, cells))
     width = max(lengths)
     blanks = (" " * (width - length) for length in lengths)
-    if justify == "right":
-        return [blank + cell for cell, blank in zip(cells, blanks, strict=True)]
-    return [cell + blank for cell, blank in zip(cells, blanks, strict=True)]
+    if text:
+        return [cell + blank for cell, blank in zip(cells, blanks, strict=True)]
+    return [blank + cell for cell, blank in zip(cells, blanks, strict=True)]
+
+
+def _width(cell: str) -> int:
+    """Columns of a terminal that the text takes."""
+    if cell.isascii():
+        return len(cell)
+    from rich.cells import cell_len
+
+    return cell_len(cell)
 
 
 def heading(title: str) -> Text:
     """A table's title, in one line however narrow the table is."""
+    from rich.text import Text
+
     return Text(printable(title), style="bold", no_wrap=True, overflow="ignore")
 
 
-def least_width(drawn: Table) -> int:
+def least_width(drawn: Sheet | Table) -> int:
     """Columns of the terminal that a table needs, with figures whole and names folded to what can be read."""
-    return sum(_least(column) + GAP for column in drawn.columns) - GAP
+    if isinstance(drawn, Sheet):
+        columns = [
+            (column.text, (column.title, *cells))
+            for column, cells in zip(drawn.columns, drawn.cells, strict=True)
+        ]
+    else:
+        columns = [
+            (not column.no_wrap, tuple(map(str, (column.header, *column.cells)))) for column in drawn.columns
+        ]
+    return sum(_least(*column) + GAP for column in columns) - GAP
 
 
-def _least(column: RichColumn) -> int:
-    longest = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
-    return longest if column.no_wrap else min(longest, NARROWEST)
+def _least(text: bool, cells: Sequence[str]) -> int:
+    longest = max(map(_width, cells))
+    return min(longest, NARROWEST) if text else longest

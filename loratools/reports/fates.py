@@ -6,12 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from rich.table import Table
-
 from loratools.engine.coverage import Action, Coverage, CoverageRow
 from loratools.errors import printable
 from loratools.reports import words
-from loratools.reports.columns import Column, table
+from loratools.reports.columns import Column, Sheet, table
 
 FEW = 8
 """Names that a group shows; `-v` shows all."""
@@ -56,7 +54,7 @@ def explained(coverage: Coverage, *, full: bool) -> Iterator[str]:
         yield fate.told(full=full)
 
 
-def everything(coverage: Coverage, *, full: bool) -> Iterator[Table | str]:
+def everything(coverage: Coverage, *, full: bool) -> Iterator[Sheet | str]:
     """Every tensor's fate, for a dry run: one row each if `full`, else grouped by reason, numbers aside."""
     if full:
         yield table("", _EACH, coverage)

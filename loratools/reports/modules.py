@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from rich.table import Table
-
 from loratools.reports import words
-from loratools.reports.columns import Column, table
+from loratools.reports.columns import Column, Sheet, table
 from loratools.reports.report import CombinedModule, ExtractedModule, MergedModule, ResizedModule
 
 MANY = 40
@@ -43,13 +41,13 @@ class Look(Generic[Row]):
     worst_title: str
 
 
-def module_tables(rows: Sequence[Any], *, full: bool) -> Iterator[Table]:
+def module_tables(rows: Sequence[Any], *, full: bool) -> Iterator[Sheet]:
     """Tables of the modules of a report, all of one type; every row if `full` or if they are few."""
     if rows:
         yield from _draw(_look(rows[0]), rows, full=full)
 
 
-def _draw(look: Look[Row], rows: Sequence[Row], *, full: bool) -> Iterator[Table]:
+def _draw(look: Look[Row], rows: Sequence[Row], *, full: bool) -> Iterator[Sheet]:
     if full or len(rows) <= MANY:
         yield table("", (*look.each, *look.more) if full else look.each, rows)
         return

@@ -7,8 +7,9 @@ seconds as floats, ratios are base over adapter.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -287,8 +288,11 @@ class Report:
 
 def plain(value: Any) -> Any:
     """`value` as JSON knows it: floats to `DIGITS` digits, and None where they are not finite."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {key: plain(item) for key, item in asdict(value).items()}
+    if value is None or type(value) in _PLAIN:
+        return value
+    kind: type = type(value)
+    if is_dataclass(kind):
+        return {name: plain(getattr(value, name)) for name in _names(kind)}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Path):
@@ -300,3 +304,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     return value
+
+
+_PLAIN = frozenset({str, int, bool})
+"""Types whose values JSON knows as they are."""
+
+
+@lru_cache
+def _names(kind: type) -> tuple[str, ...]:
+    """The names of a dataclass's fields."""
+    return tuple(one.name for one in fields(kind))

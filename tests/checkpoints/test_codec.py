@@ -20,7 +20,7 @@ from loratools.operations.extract_job import FactorFacts, Factors
 from loratools.operations.pairing import Side
 from loratools.operations.rewrite import FIGURES
 from loratools.operations.streaming import TensorFigures
-from loratools.operations.undo.recorder import Keeping, Kept
+from loratools.operations.undo.kept import Keeping, Kept
 
 
 class Colour(str, Enum):

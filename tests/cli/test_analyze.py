@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from loratools.cli.app import application
-from loratools.cli.render import as_json
+from loratools.cli.jsontext import as_json
 
 FOUR, EIGHT, SEED2 = (f"loratools-sample/lora-{name}" for name in ("r4", "r8", "r8-seed2"))
 

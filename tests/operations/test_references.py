@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from loratools.errors import LoratoolsError, UsageError
@@ -25,7 +27,8 @@ def test_kinds_are_told_from_headers(
     references: list[str], checkpoint: str | None, adapters: tuple[str, ...]
 ) -> None:
     found = sort_references(references)
-    assert (found.checkpoint, found.adapters) == (checkpoint, adapters)
+    assert (found.checkpoint and found.checkpoint.written) == checkpoint
+    assert tuple(map(os.fspath, found.adapters)) == adapters
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rich.console import Console
 from loratools.engine.coverage import Action, Coverage, CoverageRow
 from loratools.engine.plan import Plan
 from loratools.reports import words
-from loratools.reports.columns import Column, lines, table
+from loratools.reports.columns import Column, table
 from loratools.reports.modules import MANY, families
 from loratools.reports.report import (
     ExtractedModule,
@@ -303,4 +303,4 @@ def test_lines_are_what_rich_draws_where_there_is_room(cells: list[tuple[str, st
     console = Console(file=io.StringIO(), width=100_000, markup=False, highlight=False, emoji=False)
     console.print(drawn)
     assert isinstance(console.file, io.StringIO)
-    assert lines(drawn) == console.file.getvalue().removesuffix("\n")
+    assert drawn.lines() == console.file.getvalue().removesuffix("\n")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loratools.adapters.layers import Layer, layer_of
+from loratools.adapters.layers import Layer, Layers
 from loratools.adapters.names import NameMap
 from loratools.adapters.ties import find_ties
 from loratools.checkpoints.checkpoint import Checkpoint
@@ -55,14 +55,15 @@ def measured(checkpoint: Checkpoint) -> Architecture:
     """
     require_computable(checkpoint)
     names = NameMap.of(checkpoint)
-    ties = find_ties(checkpoint, names)
+    layers = Layers(checkpoint.config)
+    ties = find_ties(checkpoint, names, layers=layers)
     twice = {spec.name for tie in ties for spec in list(tie.stored.values())[1:]}
     slices = _slices_known(checkpoint)
     parts = tuple(
         part
         for name, spec in checkpoint.items()
         if name not in twice
-        for part in _part(names.memory(name), spec, checkpoint, slices)
+        for part in _part(names.memory(name), spec, checkpoint, layers, slices)
     )
     told = _measures(checkpoint, parts)
     described = told.described
@@ -90,10 +91,14 @@ def measured(checkpoint: Checkpoint) -> Architecture:
 
 
 def _part(
-    name: str, spec: TensorSpec, checkpoint: Checkpoint, slices: Mapping[str, tuple[tuple[str, int], ...]]
+    name: str,
+    spec: TensorSpec,
+    checkpoint: Checkpoint,
+    layers: Layers,
+    slices: Mapping[str, tuple[tuple[str, int], ...]],
 ) -> list[Parts]:
     """A tensor as part of the model; none for a buffer, which is no parameter."""
-    layer = layer_of(name, spec, checkpoint.config).layer
+    layer = layers.of(name, spec).layer
     module, _, leaf = name.rpartition(".")
     if layer is Layer.BUFFER:
         return []

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +18,7 @@ from loratools.linalg.packing import MOST_BITS, pack, widths
 from loratools.linalg.predecessors import Predecessors, keys_of
 from loratools.operations.precision import Stored, Wide, shift_of_middle, widened
 from loratools.operations.tally import Rounded
+from loratools.operations.undo.kept import Keeping, Kept
 from loratools.operations.undo.narrowing import AT_ONCE, Open, alone
 from loratools.operations.undo.steps import Added, Product, Scaled, Step, Steps
 
@@ -27,34 +26,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Keeping", "Kept", "Recorder", "how_to_keep", "keep_whole", "steps_of"]
+__all__ = ["Recorder", "how_to_keep", "keep_whole", "steps_of"]
 
 _INTERVALS = frozenset({"bfloat16", "float16", "float32"})
 _COPY_BYTES = 4 * 2**20
 _WAITING = 2**17
 """Elements that are open before they are looked at closer: many at a time cost less each."""
-
-
-class Keeping(str, Enum):
-    """What of a base's tensor is kept: which number of several each element was, or all of its bytes."""
-
-    INTERVAL = "interval"
-    WHOLE = "whole"
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What lies in one tensor's part of the record.
-
-    `bits` counts the bits of indices; `apart` the elements that are kept as they were, by position. For a
-    tensor that is kept whole both are 0. `factors` are DoRA's, one array for each such step.
-    """
-
-    how: Keeping
-    part: str
-    bits: int = 0
-    apart: int = 0
-    factors: tuple[tuple[float, ...], ...] = ()
 
 
 def how_to_keep(source: TensorSpec, target: TensorSpec, updates: Sequence[Update]) -> Keeping:

@@ -27,6 +27,7 @@ from loratools.operations.rewrite_layout import Outgoing, index_of, laid_out, sh
 from loratools.operations.rewrite_record import tensor_root
 from loratools.operations.sidefiles import RENEWED, SideFiles, side_files
 from loratools.operations.streaming import TensorFigures
+from loratools.operations.undo.kept import Keeping, Kept
 from loratools.operations.undo.parts import PARTS, part_of
 from loratools.operations.undo.record import (
     FOLDER,
@@ -37,7 +38,7 @@ from loratools.operations.undo.record import (
     record_name,
     records_in,
 )
-from loratools.operations.undo.recorder import Keeping, Kept, keep_whole
+from loratools.operations.undo.recorder import keep_whole
 
 __all__ = ["RecordSize", "write_record"]
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from loratools.reports import words
-from loratools.reports.columns import Column, Page, table
+from loratools.reports.columns import Column, Page, Sheet, table
 from loratools.reports.costs.rows import (
     MemoryRow,
     Method,
@@ -115,7 +113,7 @@ def _model(model: ModelRow) -> str:
     return "\n".join(lines)
 
 
-def _costs(rows: Sequence[MethodRow]) -> Table:
+def _costs(rows: Sequence[MethodRow]) -> Sheet:
     """Bytes and what they save, and the costs at inference; columns that would say nothing are left out."""
     columns = [
         Column[MethodRow]("method", _name, text=True),
