@@ -15,6 +15,19 @@ else:
     Vector = Any
 
 
+def add_product(block: Block, left: Block, right: Block) -> Block:
+    """`block + left @ right`, in place: (rows, columns), (rows, r) and (r, columns) of one dtype."""
+    import numpy as np
+
+    if isinstance(block, np.ndarray):
+        from loratools.linalg import products
+
+        products.add_product(block, left, right)
+    else:
+        block += left @ right
+    return block
+
+
 def square_sums(block: Block, axis: int) -> Vector:
     """Sums of squares along an axis, squared and summed in float64."""
     import numpy as np

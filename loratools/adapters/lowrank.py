@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from loratools.adapters.blocks import add_product
 from loratools.adapters.update import Block, ReadRows
 from loratools.adapters.values import Values
 from loratools.checkpoints.spec import TensorSpec
@@ -74,8 +75,7 @@ class LowRank:
 
     def apply(self, block: Block, first: int) -> Block:
         left, right = self._factors(block)
-        block += (left[first : first + len(block)] * self.scaling) @ right
-        return block
+        return add_product(block, left[first : first + len(block)] * self.scaling, right)
 
     def norm(self) -> float:
         from loratools.linalg.factors import product_norm

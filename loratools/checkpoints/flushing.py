@@ -23,6 +23,15 @@ def flush_folder(path: Path) -> None:
         _flush(path, os.O_RDONLY)
 
 
+def begin_flush(handle: int, offset: int, size: int) -> None:
+    """Lets the disk take these bytes while others are still made, so that `flush_file` finds little to do.
+
+    What cannot be begun is no error: it is `flush_file` that waits, and that tells what failed.
+    """
+    with contextlib.suppress(OSError):
+        again(system.calls.write_back, handle, offset, size)
+
+
 def _flush(path: Path, flags: int) -> None:
     handle = open_handle(path, flags)
     try:

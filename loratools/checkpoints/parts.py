@@ -19,7 +19,7 @@ from typing import TypeAlias
 from loratools.checkpoints import system
 from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import again, close_handle, open_handle, write_all
-from loratools.checkpoints.flushing import allocate
+from loratools.checkpoints.flushing import allocate, begin_flush
 from loratools.checkpoints.safetensors import BITS, DTYPES, HEADER_BYTES
 from loratools.errors import LoratoolsError
 
@@ -129,6 +129,10 @@ class PartWriter:
             )
         with disk_errors(self.path):
             write_all(self._handle, view.cast("B"), offset)
+
+    def begin_flush(self, offset: int, size: int) -> None:
+        """Lets the disk take these bytes, which were written; waits for nothing and never fails."""
+        begin_flush(self._handle, offset, size)
 
     def close(self) -> None:
         if self._handle >= 0:

@@ -21,6 +21,19 @@ _UNITS = {
 _SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]*)\s*", re.ASCII)
 
 
+def size_in_bytes(size: int | str | None) -> int | None:
+    """A size as Python callers give it: bytes, or text as `parse_size` reads it; None stays None.
+
+    Raises:
+        UsageError: not a size, or less than a byte.
+    """
+    if isinstance(size, str):
+        return parse_size(size)
+    if size is not None and size < 1:
+        raise UsageError(f"{size} is less than a byte", hint="write it like 5GB, 500MB or 2GiB")
+    return size
+
+
 def parse_size(text: str) -> int:
     """`5GB` -> 5,000,000,000 bytes; KB to TB are powers of 1000, KiB to TiB of 1024, no unit is bytes.
 

@@ -66,6 +66,13 @@ class System:
         if _fallocate(handle, 0, 0, size) != 0:
             _raise_last_error()
 
+    def write_back(self, handle: int, offset: int, size: int) -> None:
+        """Has the system begin to write these bytes to the disk; waits for none. ENOSYS where it cannot."""
+        if _sync_file_range is None:
+            raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+        if _sync_file_range(handle, offset, size, _BEGIN_WRITING) != 0:
+            _raise_last_error()
+
     def fsync(self, handle: int) -> None:
         os.fsync(handle)
 
@@ -137,6 +144,10 @@ def _of_the_c_library(name: str, arguments: tuple[type, ...]) -> ctypes._NamedFu
 _SPAN = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _fallocate = _of_the_c_library("fallocate64", _SPAN) or _of_the_c_library("fallocate", _SPAN)
 """With 64-bit sizes, which musl's plain one has."""
+
+_BEGIN_WRITING = 2
+_RANGE = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+_sync_file_range = _of_the_c_library("sync_file_range", _RANGE)
 
 _NAMES = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 _renameat2 = _of_the_c_library("renameat2", _NAMES)

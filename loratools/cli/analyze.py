@@ -86,6 +86,7 @@ def analyze(
             amplification=amplification,
             seed=seed,
             workers=invocation.workers,
+            max_memory=invocation.max_memory,
             dry_run=invocation.dry_run,
             progress=progress,
         )

@@ -91,6 +91,7 @@ def combine(
             majority_sign_method=majority_sign_method,
             seed=seed,
             workers=invocation.workers,
+            max_memory=invocation.max_memory,
             force=target.force,
             dry_run=invocation.dry_run,
             progress=progress,

@@ -135,6 +135,7 @@ def extract(
             base_name=base_name,
             seed=seed,
             workers=invocation.workers,
+            max_memory=invocation.max_memory,
             force=target.force,
             resume=invocation.resume,
             dry_run=invocation.dry_run,

@@ -9,7 +9,7 @@ from loratools.errors import UsageError
 VERBS = frozenset({"convert"})
 
 _EVERYWHERE = frozenset(
-    {"--device", "--max-memory", "--cluster", "--plot", "--html"},
+    {"--device", "--cluster", "--plot", "--html"},
 )
 
 OPTIONS: dict[str, frozenset[str]] = {

@@ -116,6 +116,7 @@ def merge(
             rounding=rounding,
             seed=seed,
             workers=invocation.workers,
+            max_memory=invocation.max_memory,
             force=target.force,
             resume=invocation.resume,
             dry_run=invocation.dry_run,

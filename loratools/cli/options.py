@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,12 +21,17 @@ class Invocation:
     output: str | None = None
     force: bool = False
     workers: int | None = None
+    max_memory: str | None = None
     resume: bool = False
     dry_run: bool = False
     quiet: bool = False
     verbose: bool = False
     as_json: bool = False
     plot: str | None = None
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        """Before the libraries of a verb are imported, which can take longer than its work."""
 
     def target(self) -> str | None:
         """The output, which has to be named where references are and something is written."""
@@ -99,7 +105,13 @@ _DRAW: tuple[Decorator[Any], ...] = (
     _shared("--force", help="Replace the picture that stands at --plot's FILE."),
 )
 _WORKERS: Decorator[Any] = _shared(
-    "--workers", type=click.IntRange(min=1), metavar="N", help="Threads (default: one a processor)."
+    "--workers", type=click.IntRange(min=1), metavar="N", help="Jobs side by side (default: one a processor)."
+)
+_MAX_MEMORY: Decorator[Any] = _shared(
+    "--max-memory",
+    type=click.STRING,
+    metavar="SIZE",
+    help="Hold at most SIZE, such as 1.5GB, with fewer jobs at once (default: what the machine has).",
 )
 _RESUME: Decorator[Any] = _shared(
     "--resume",
@@ -108,10 +120,11 @@ _RESUME: Decorator[Any] = _shared(
 _PLAN: Decorator[Any] = _shared(
     "--dry-run", help="Print the plan, with every tensor's fate, and write nothing; -o may be left out."
 )
-_RUN: tuple[Decorator[Any], ...] = (_WORKERS, _RESUME, _PLAN)
-_RUN_THROUGH: tuple[Decorator[Any], ...] = (_WORKERS, _PLAN)
+_RUN: tuple[Decorator[Any], ...] = (_WORKERS, _MAX_MEMORY, _RESUME, _PLAN)
+_RUN_THROUGH: tuple[Decorator[Any], ...] = (_WORKERS, _MAX_MEMORY, _PLAN)
 _READ: tuple[Decorator[Any], ...] = (
     _WORKERS,
+    _MAX_MEMORY,
     _shared("--dry-run", help="Print the plan, with every tensor's fate, and go no further."),
 )
 _REMOVE: tuple[Decorator[Any], ...] = (
@@ -130,17 +143,17 @@ def writes(function: Function) -> Function:
 
 
 def runs(function: Function) -> Function:
-    """--workers, --resume and --dry-run."""
+    """--workers, --max-memory, --resume and --dry-run."""
     return _all(_RUN, function)
 
 
 def runs_through(function: Function) -> Function:
-    """--workers and --dry-run, for a verb that writes so little that nobody resumes it."""
+    """--workers, --max-memory and --dry-run, for a verb that writes so little that nobody resumes it."""
     return _all(_RUN_THROUGH, function)
 
 
 def reads(function: Function) -> Function:
-    """--workers and --dry-run, for a verb that writes no model."""
+    """--workers, --max-memory and --dry-run, for a verb that writes no model."""
     return _all(_READ, function)
 
 

@@ -31,6 +31,7 @@ def main() -> None:
     except Terminated:
         code = _say("terminated", 143)
     _ignore_signals()
+    gc.freeze()  # what is left is not looked through for cycles: torch's share alone takes 0.3 s
     sys.exit(code)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -34,11 +36,23 @@ def show(report: Report, invocation: Invocation) -> None:
     An interruption now leaves the output as it is, and is `Late`.
     """
     try:
-        _print(report, invocation)
+        _print(_from_the_start(report, invocation), invocation)
     except (KeyboardInterrupt, Terminated) as error:
         if report.output is None or report.dry_run:
             raise
         raise Late.of(report.output) from error
+
+
+def _from_the_start(report: Report, invocation: Invocation) -> Report:
+    """With the seconds that imports took in what a dry run foretells: the run itself will need them too."""
+    from loratools.reports.report import PlannedWork
+
+    work = report.details.get("plan")
+    if not isinstance(work, PlannedWork):
+        return report
+    before = time.perf_counter() - invocation.began - report.seconds
+    work = replace(work, estimated_seconds=work.estimated_seconds + before)
+    return replace(report, details={**report.details, "plan": work})
 
 
 def _print(report: Report, invocation: Invocation) -> None:

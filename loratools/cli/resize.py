@@ -69,6 +69,7 @@ def resize(
             energy=energy,
             budget=budget,
             workers=invocation.workers,
+            max_memory=invocation.max_memory,
             force=target.force,
             dry_run=invocation.dry_run,
             progress=progress,

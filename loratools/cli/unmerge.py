@@ -73,6 +73,7 @@ def unmerge(
             allow_modified=allow_modified,
             allow_unmatched=allow_unmatched,
             workers=invocation.workers,
+            max_memory=invocation.max_memory,
             force=target.force,
             resume=invocation.resume,
             dry_run=invocation.dry_run,

@@ -74,6 +74,7 @@ def verify(
             window=window,
             batch=batch,
             workers=invocation.workers,
+            max_memory=invocation.max_memory,
             dry_run=invocation.dry_run,
             progress=progress,
         )

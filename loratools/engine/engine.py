@@ -23,6 +23,10 @@ class Engine(Protocol):
     @property
     def progress(self) -> Progress: ...
 
+    def allow(self, memory: int | None) -> None:
+        """Jobs that run side by side in one process hold at most so many bytes; None is no limit."""
+        ...
+
     def run(
         self, what: str, jobs: Sequence[Job[Result]], workspace: Path, *, torch: bool = True
     ) -> Iterator[tuple[Job[Result], Result]]:

@@ -15,10 +15,12 @@ __all__ = ["Execution"]
 class Execution:
     """What decides where jobs run, and never what they write.
 
-    `workers`: jobs side by side; None for one a processor.
+    `workers`: jobs side by side; None for one a processor. `max_memory`: bytes that the process may hold;
+    None for what the machine has.
     """
 
     workers: int | None = None
+    max_memory: int | None = None
 
     def engine(self, progress: Progress | None) -> Engine:
         """The engine that runs a verb's jobs, watched by `progress`."""

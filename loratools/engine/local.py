@@ -6,7 +6,6 @@ are; torch and numpy free the interpreter's lock in their kernels, so threads ar
 
 from __future__ import annotations
 
-import os
 import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -17,8 +16,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Generic, TypeVar
 
+from loratools.engine.admission import Admission
 from loratools.engine.blas import one_thread
-from loratools.engine.plan import Job
+from loratools.engine.kept import let_go
+from loratools.engine.limits import processors
+from loratools.engine.plan import Job, memory_of
 from loratools.engine.progress import Progress, Silent
 
 Result = TypeVar("Result")
@@ -26,13 +28,6 @@ Result = TypeVar("Result")
 _LOOK_UP_SECONDS = 0.25
 """How long a wait lasts at most: a signal that comes between Python's last look and the wait itself does not
 end it (6 of 8,000 did not, tried), and its handler would only run when the job is done."""
-
-
-def default_workers() -> int:
-    """The processors that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -44,11 +39,20 @@ class _UnderWay(Generic[Result]):
     done: Lock
 
     @classmethod
-    def of(cls, job: Job[Result], pool: ThreadPoolExecutor, workspace: Path) -> _UnderWay[Result]:
+    def of(
+        cls, job: Job[Result], pool: ThreadPoolExecutor, workspace: Path, admission: Admission
+    ) -> _UnderWay[Result]:
+        def admitted() -> Result:
+            with admission.room(memory_of(job)):
+                result = job.run(workspace)
+                if admission.scarce:
+                    let_go()
+                return result
+
         done = Lock()
         done.acquire()
         with _signals_wait():
-            future = pool.submit(job.run, workspace)
+            future = pool.submit(admitted)
             future.add_done_callback(lambda _: done.release())
         return cls(job, future, done)
 
@@ -60,11 +64,16 @@ class _UnderWay(Generic[Result]):
 
 
 class LocalEngine:
-    """Runs jobs on `workers` threads of this process (default: one a processor)."""
+    """Runs jobs on `workers` threads of this process (default: one a processor that it may keep busy)."""
 
     def __init__(self, workers: int | None = None, progress: Progress | None = None) -> None:
-        self.workers = workers or default_workers()
+        self.workers = workers or processors()
         self.progress = progress or Silent()
+        self._budget: int | None = None
+
+    def allow(self, memory: int | None) -> None:
+        """Jobs side by side hold at most so many bytes from now on; one that needs more runs alone."""
+        self._budget = memory
 
     def run(
         self, what: str, jobs: Sequence[Job[Result]], workspace: Path, *, torch: bool = True
@@ -81,15 +90,17 @@ class LocalEngine:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loratools")
         waiting: deque[_UnderWay[Result]] = deque()
         pending = iter(jobs)
+        admission = Admission.of(map(memory_of, jobs), self.workers, self._budget)
         try:
             with _one_thread_a_job(torch):
                 for job in pending:
-                    waiting.append(_UnderWay.of(job, pool, workspace))
+                    waiting.append(_UnderWay.of(job, pool, workspace, admission))
                     if len(waiting) > 2 * self.workers:
                         yield self._collect(waiting)
                 while waiting:
                     yield self._collect(waiting)
         finally:
+            admission.close()
             pool.shutdown(wait=True, cancel_futures=True)
             self.progress.finish()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from loratools.engine.coverage import Coverage
 
@@ -29,13 +31,55 @@ class Job(Protocol[Result]):
         ...
 
 
+@runtime_checkable
+class Weighed(Protocol):
+    """A job whose cost headers tell.
+
+    `memory`: bytes that it holds at most while it runs. `cost`: seconds that it takes a worker of the machine
+    that the rates in `operations.rates` were measured on; how another machine differs, runs teach.
+    """
+
+    @property
+    def memory(self) -> int: ...
+
+    @property
+    def cost(self) -> float: ...
+
+
+READ_RATE = 4e8
+"""Bytes a second that a job is taken to read where it does not say what it costs."""
+
+
+def memory_of(job: Job[Any]) -> int:
+    """Bytes that a job says it holds; 0 where it does not say."""
+    return job.memory if isinstance(job, Weighed) else 0
+
+
+def cost_of(job: Job[Any]) -> float:
+    """Seconds that a job says it takes, or that its bytes do."""
+    return job.cost if isinstance(job, Weighed) else job.bytes / READ_RATE
+
+
+class Written(str, Enum):
+    """How well headers tell the bytes that a run will write."""
+
+    EXACTLY = "exactly"
+    AT_MOST = "at most"
+    """Only the data tells which tensors are written, or how many digits a figure takes."""
+    ABOUT = "about"
+    """Nothing bounds it: what an undo record keeps depends on every element."""
+
+
 @dataclass(frozen=True)
 class Plan(Generic[JobType]):
     """The jobs of a run and the fate of every tensor of every input, from headers alone.
 
-    What only the data can tell stands in `coverage` as pending. `read_bytes` and `write_bytes` are what the
-    run will read and at most write; `memory_bytes` is what it will at most hold beyond the interpreter;
-    `seconds` is an estimate from rates stated where it is made.
+    What only the data can tell stands in `coverage` as pending. `read_bytes` is what the run will read,
+    `write_bytes` all that it writes, as well as headers tell it, and `weight_bytes` the files of weights in
+    that. `kept_bytes` are held beside the jobs from the first to the last. Where no run has taught better,
+    `overhead_bytes` is what libraries and the verb itself take beyond what the process held when it planned,
+    and `finishing_seconds` what comes after the last job. `likeness` says which runs of the verb cost alike,
+    in a few words that name nobody's files.
     """
 
     command: str
@@ -44,6 +88,16 @@ class Plan(Generic[JobType]):
     coverage: Coverage
     read_bytes: int
     write_bytes: int
-    memory_bytes: int
-    seconds: float
     warnings: tuple[str, ...] = ()
+    weight_bytes: int = 0
+    written: Written = Written.AT_MOST
+    weights_written: Written = Written.AT_MOST
+    kept_bytes: int = 0
+    overhead_bytes: int = 0
+    finishing_seconds: float = 0.0
+    likeness: str = ""
+
+    @property
+    def stages(self) -> tuple[tuple[str, Sequence[JobType]], ...]:
+        """Jobs by the name of the phase in which they run side by side, in the order of phases."""
+        return ((self.command, self.jobs),)

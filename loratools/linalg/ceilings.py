@@ -38,8 +38,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import gammaln
 
+from .gamma import log_gamma
 from .lanczos import BlockLanczos
 from .tail import OrthogonalPolynomials
 
@@ -112,7 +112,7 @@ def _log_determinant_quantile(k: int, width: int, probability: float) -> float:
     """
     freedom = np.arange(width, width - k, -1)[:, None] / 2.0
     t = np.geomspace(1e-2, 0.99, 64) * float(freedom[-1, 0])
-    moments = (gammaln(freedom - t) - gammaln(freedom) - t * math.log(2.0)).sum(axis=0)
+    moments = (log_gamma(freedom - t) - log_gamma(freedom) - t * math.log(2.0)).sum(axis=0)
     return float(np.max((math.log(probability) - moments) / t))
 
 

@@ -23,7 +23,7 @@ import torch
 from .certificate import leading_eigenvalue_bounds
 from .krylov import BlockKrylov, gaussian_block, wide
 from .lanczos import BlockLanczos
-from .norms import comfortably_scaled, frobenius_squared, rounding_of_energy, rounding_of_products
+from .norms import comfortably_scaled, rounding_of_energy, rounding_of_products
 from .svd import Factorization, SvdMethod, truncated_svd
 from .tail import tail_bound
 
@@ -83,19 +83,21 @@ def leading_directions(
     side = min(matrix.shape)
     if found.certificate.method == "exact":
         return _by_lapack(matrix, found, count)
-    scaled, exponent = comfortably_scaled(matrix)
-    tall = scaled if matrix.shape[0] >= matrix.shape[1] else scaled.T
-    rows = found.Vh if tall is scaled else found.U.T
-    known = _ceilings(found, exponent)
-    space = _Space(tall, rows, known, count, seed, failure_probability / 2.0)
+    scaled = comfortably_scaled(matrix, found.norm_squared)
+    upright = matrix.shape[0] >= matrix.shape[1]
+    tall = scaled.matrix if upright else scaled.matrix.T
+    rows = found.Vh if upright else found.U.T
+    known = _ceilings(found, scaled.exponent)
+    norm_squared, chance = scaled.norm_squared, failure_probability / 2.0
+    space = _Space(tall, norm_squared, rows, known, count, seed, chance)
     best = space.settle(wanted)
     if best.missing(wanted) and tall.dtype is torch.float32 and space.drowns(best.missing(wanted), wanted):
         rows = wide(space.rows())
-        space = _Space(wide(tall), rows, known, count, seed + 1, failure_probability / 2.0)
+        space = _Space(wide(tall), norm_squared, rows, known, count, seed + 1, chance)
         best = space.settle(wanted)
     if side <= _LAPACK_SIDE and best.missing(wanted):
         return _by_lapack(matrix, found, count)
-    return best if tall is scaled else Directions(best.Vh.T, best.U.T, best.sines)
+    return best if upright else Directions(best.Vh.T, best.U.T, best.sines)
 
 
 def _ceilings(found: Factorization, exponent: int) -> torch.Tensor:
@@ -153,6 +155,7 @@ class _Space:
     def __init__(
         self,
         matrix: torch.Tensor,
+        norm_squared: float,
         rows: torch.Tensor,
         known: torch.Tensor,
         count: int,
@@ -162,7 +165,7 @@ class _Space:
         self._matrix, self._known, self._count, self._seed = matrix, known, count, seed
         self._chance = failure_probability / len(_ROUNDS)
         self._krylov = BlockKrylov(matrix, rows.contiguous())
-        self._norm_squared = frobenius_squared(matrix)
+        self._norm_squared = norm_squared
         self._rounding = rounding_of_products(matrix)
         self._tail = math.inf
 

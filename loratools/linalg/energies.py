@@ -16,7 +16,7 @@ import torch
 from .ceilings import eigenvalue_ceilings
 from .krylov import gaussian_block, wide
 from .lanczos import BlockLanczos
-from .norms import comfortably_scaled, frobenius_squared, rounding_of_products
+from .norms import comfortably_scaled, rounding_of_products
 
 __all__ = ["LeadingEnergies", "leading_energies"]
 
@@ -74,10 +74,10 @@ def leading_energies(
     Raises:
         ValueError: entries that are not finite.
     """
-    scaled, exponent = comfortably_scaled(matrix)
-    tall = scaled if scaled.shape[0] >= scaled.shape[1] else scaled.T
+    scaled = comfortably_scaled(matrix)
+    tall = scaled.matrix if matrix.shape[0] >= matrix.shape[1] else scaled.matrix.T
     side = tall.shape[1]
-    energy = frobenius_squared(scaled)
+    energy = scaled.norm_squared
     within = {rank: min(rank, side) for rank in ranks}
     width = max(within.values()) + _SPARE
     if side < _LEAST_SIDE or 16 * width > side:
@@ -88,11 +88,11 @@ def leading_energies(
         search = _search(
             tall, sorted(set(within.values())), width, energy, accuracy, seed, failure_probability
         )
-    unit = 4.0**exponent
+    unit = 4.0**scaled.exponent
     return LeadingEnergies(
         low={rank: search.low[one] * unit for rank, one in within.items()},
         high={rank: search.high[one] * unit for rank, one in within.items()},
-        norm=math.sqrt(energy) * 2.0**exponent,
+        norm=math.sqrt(energy) * 2.0**scaled.exponent,
         largest=math.sqrt(search.largest * unit),
         passes=search.passes,
     )

@@ -7,6 +7,7 @@ import torch
 __all__ = ["BlockKrylov", "both_ways", "gaussian_block", "one_round", "wide"]
 
 _ROWS = 128  # of A, multiplied both ways while they are in the cache: 1.3 to 1.7 times as fast [measured]
+_COLUMNS = 512  # the same of A', where that is how A lies in memory: 1.1 times as fast [measured]
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:
@@ -25,7 +26,7 @@ def both_ways(matrix: torch.Tensor, block: torch.Tensor) -> tuple[torch.Tensor, 
     """XA' and XA'A for a block of rows X (b, n): (b, m) and (b, n), from one pass over A (m, n)."""
     image = block.new_empty(block.shape[0], matrix.shape[0])
     back = torch.zeros_like(block)
-    step = _ROWS if matrix.device.type == "cpu" and matrix.stride(-1) == 1 else len(matrix)
+    step = len(matrix) if matrix.device.type != "cpu" else _ROWS if matrix.stride(-1) == 1 else _COLUMNS
     for rows, part in zip(torch.split(matrix, step), torch.split(image, step, dim=1), strict=True):
         part.copy_(block @ rows.T)
         back.addmm_(part, rows)

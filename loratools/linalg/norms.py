@@ -11,14 +11,16 @@ from .krylov import wide
 
 __all__ = [
     "Measured",
+    "Scaled",
     "comfortably_scaled",
+    "distance_squared",
     "frobenius_squared",
     "residual_squared",
     "rounding_of_energy",
     "rounding_of_products",
 ]
 
-_ROWS = 512  # of a block of the residual: fixed, so that sums come in one order
+_ELEMENTS = 2**19  # of a block of a residual: it stays in the cache; fixed, so that sums come in one order
 _COMFORTABLE = (
     2.0**-20,
     2.0**30,
@@ -31,21 +33,54 @@ def frobenius_squared(matrix: torch.Tensor) -> float:
     return float(wide(torch.linalg.vector_norm(rows, dim=1)).square().sum())
 
 
-def comfortably_scaled(delta: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """The delta over a power of two, if needed, that keeps fourth powers in range, and the exponent."""
-    norm_squared = frobenius_squared(delta)
+@dataclass(frozen=True)
+class Scaled:
+    """A matrix over a power of two, `exponent`, and the squared norm of what is left."""
+
+    matrix: torch.Tensor
+    exponent: int
+    norm_squared: float
+
+
+def distance_squared(matrix: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> float:
+    """||A - LR||_F², entry by entry in the factors' dtype, squares summed in float64.
+
+    Args:
+        matrix: (m, n), of that dtype or a narrower one.
+        left, right: (m, r) and (r, n).
+    """
+    if matrix.stride(-1) != 1:
+        matrix, left, right = matrix.T, right.T, left.T
+    step = max(1, _ELEMENTS // matrix.shape[1])
+    block = left.new_empty(min(step, len(matrix)), matrix.shape[1])
+    total = 0.0
+    for rows, factor in zip(torch.split(matrix, step), torch.split(left, step), strict=True):
+        entries = block[: len(rows)].copy_(rows)
+        total += frobenius_squared(entries.addmm_(factor, right, alpha=-1.0))
+    return total
+
+
+def comfortably_scaled(delta: torch.Tensor, norm_squared: float | None = None) -> Scaled:
+    """The delta over a power of two, if needed, that keeps fourth powers in range.
+
+    Args:
+        delta: a matrix.
+        norm_squared: its `frobenius_squared`, where that is known already.
+    """
+    norm_squared = frobenius_squared(delta) if norm_squared is None else norm_squared
     if _COMFORTABLE[0] <= norm_squared <= _COMFORTABLE[1]:
-        return delta, 0
+        return Scaled(delta, 0, norm_squared)
     low, high = torch.aminmax(delta)
     largest = max(abs(float(low)), abs(float(high)))
     if not math.isfinite(largest):
         wrong = int(delta.numel() - delta.isfinite().sum())
         raise ValueError(f"{wrong} of {delta.numel()} entries of the delta are not finite")
     if largest == 0.0:
-        return delta, 0
+        return Scaled(delta, 0, 0.0)
     exponent = max(min(math.frexp(largest)[1], 1000), -1000)
     half = exponent // 2  # in two steps: 2**-exponent itself may be out of float32's range
-    return delta * 2.0**-half * 2.0 ** (half - exponent), exponent
+    scaled = delta * 2.0**-half * 2.0 ** (half - exponent)
+    return Scaled(scaled, exponent, frobenius_squared(scaled))
 
 
 def rounding_of_products(matrix: torch.Tensor) -> float:
@@ -100,9 +135,6 @@ def residual_squared(
     dtype = torch.float32 if single else torch.float64
     source = matrix if matrix.device.type != "mps" or single else matrix.cpu()
     left = (U * S).to(device=source.device, dtype=dtype)
-    right = Vh.to(device=source.device, dtype=dtype)
-    total = 0.0
-    for rows, factor in zip(torch.split(source, _ROWS), torch.split(left, _ROWS), strict=True):
-        total += frobenius_squared(torch.addmm(rows.to(dtype), factor, right, alpha=-1.0))
+    total = distance_squared(source, left, Vh.to(device=source.device, dtype=dtype))
     # Entries err by a unit or two of rounding of A's own, which the residual sees through its inner product.
     return Measured(total, torch.finfo(dtype).eps * 2.0 * math.sqrt(total * norm_squared))

@@ -19,7 +19,9 @@ __all__ = [
     "float32_to_bfloat16",
     "float64_to_bfloat16",
     "float64_to_float16",
+    "nearest_bfloat16",
     "ulp",
+    "widen_bfloat16",
 ]
 
 
@@ -41,7 +43,16 @@ def bfloat16_to_float32(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
     """The values of bfloat16 numbers given as their bits: exact, since bfloat16 is float32's upper half."""
     if bits.dtype != np.uint16:
         raise TypeError(f"bfloat16 numbers come as uint16 bits, not as {bits.dtype}")
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    wide = np.empty(bits.shape, np.float32)
+    widen_bfloat16(bits, wide)
+    return wide
+
+
+def widen_bfloat16(bits: NDArray[np.uint16], out: NDArray[np.float32]) -> None:
+    """`bfloat16_to_float32` into an array of the same shape, which is in memory row by row."""
+    upper = out.view(np.uint32)
+    upper[...] = bits
+    upper <<= np.uint32(16)
 
 
 def float32_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -49,11 +60,8 @@ def float32_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     if values.dtype != np.float32:
         raise TypeError(f"expected float32, not {values.dtype}")
     bits = np.ascontiguousarray(values).view(np.uint32).reshape(values.shape)
-    # Half a unit less one, plus one where the kept half is odd: carries exactly when rounding goes up.
-    carried = bits >> np.uint32(16)
-    carried &= np.uint32(1)
-    carried += np.uint32(0x7FFF)
-    carried += bits
+    carried = np.empty(values.shape, np.uint32)
+    _carry(bits, carried)
     carried >>= np.uint32(16)
     rounded = carried.astype(np.uint16)
     if np.isnan(values.min(initial=0.0)):  # one pass and no array, where there are none
@@ -61,6 +69,30 @@ def float32_to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
         quiet = (bits >> np.uint32(16)) | np.uint32(0x0040)
         rounded = np.where(nan, quiet.astype(np.uint16), rounded)
     return rounded
+
+
+def nearest_bfloat16(
+    values: NDArray[np.float32], bits: NDArray[np.uint16], back: NDArray[np.float32]
+) -> None:
+    """`float32_to_bfloat16` into `bits`, and the same numbers as float32 into `back`, without a temporary.
+
+    A NaN may become anything in `bits`, and whoever cannot rule them out has to look: `back - values` is NaN
+    wherever `values` is not finite, and infinite where a number was too large. All have one shape and are in
+    memory row by row.
+    """
+    carried = back.view(np.uint32)
+    _carry(values.view(np.uint32), carried)
+    carried >>= np.uint32(16)
+    bits[...] = carried
+    carried <<= np.uint32(16)
+
+
+def _carry(bits: NDArray[np.uint32], out: NDArray[np.uint32]) -> None:
+    """Adds half a unit of the upper halves less one, and one where they are odd: what carries goes up."""
+    np.right_shift(bits, np.uint32(16), out=out)
+    out &= np.uint32(1)
+    out += bits
+    out += np.uint32(0x7FFF)
 
 
 def float64_to_bfloat16(values: NDArray[np.float64]) -> NDArray[np.uint16]:

@@ -10,7 +10,7 @@ import torch
 
 from .certificate import Certificate, state_excess
 from .krylov import wide
-from .norms import comfortably_scaled, frobenius_squared, residual_squared
+from .norms import comfortably_scaled, residual_squared
 from .search import Goal, Triplets, krylov_svd
 
 __all__ = ["Factorization", "SvdMethod", "truncated_svd"]
@@ -62,6 +62,7 @@ def truncated_svd(
     method: SvdMethod = SvdMethod.AUTO,
     seed: int = 0,
     failure_probability: float = 1e-9,
+    norm_squared: float | None = None,
 ) -> Factorization:
     """The best low-rank approximation of a matrix, or one certified to be within `tolerance` of it.
 
@@ -83,6 +84,7 @@ def truncated_svd(
         method: see `SvdMethod`.
         seed: of the random start; the same input, options and thread count give the same bytes.
         failure_probability: bound on the chance that the excess stated is too small.
+        norm_squared: the delta's `frobenius_squared`, where it was had while the delta was in the cache.
 
     Returns:
         A `Factorization`; of rank 0, with the certificate's method "zero", for a delta that is zero.
@@ -92,19 +94,19 @@ def truncated_svd(
         TypeError: another dtype.
     """
     _check_request(delta, rank, energy, max_rank, tolerance, failure_probability)
-    scaled, exponent = comfortably_scaled(delta)
-    norm_squared = frobenius_squared(scaled)
+    scaled = comfortably_scaled(delta, norm_squared)
+    matrix, exponent, norm_squared = scaled.matrix, scaled.exponent, scaled.norm_squared
     if norm_squared == 0.0:
         return _nothing(delta)
     cap = min(*delta.shape, *(() if max_rank is None else (max_rank,)))
     goal = Goal(None if rank is None else min(rank, cap), energy, cap, tolerance, failure_probability)
-    tall = scaled if scaled.shape[0] >= scaled.shape[1] else scaled.T
+    tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     found: Triplets | None = None
     if method is SvdMethod.AUTO and _krylov_pays(tall.shape[1], goal):
         found = krylov_svd(tall, norm_squared, goal, seed, _lapack_cost(*tall.shape))
     if found is None:
         found = _lapack_svd(tall, norm_squared, goal)
-    U, Vh = (found.U, found.Vh) if tall is scaled else (found.Vh.T, found.U.T)
+    U, Vh = (found.U, found.Vh) if tall is matrix else (found.Vh.T, found.U.T)
     U, Vh = _signed(U.to(delta.dtype), Vh.to(delta.dtype))
     S = (wide(found.S) * 2.0**exponent).to(U)
     return Factorization(U, S, Vh, norm_squared * 2.0**exponent * 2.0**exponent, found.certificate)

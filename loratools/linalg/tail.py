@@ -25,8 +25,8 @@ p_j is positive and grows, hence so does f.
 from __future__ import annotations
 
 import torch
-from scipy.special import gammaincinv
 
+from .gamma import chi_squared_quantile
 from .krylov import BlockKrylov
 from .lanczos import BlockLanczos
 
@@ -52,7 +52,7 @@ def tail_bound(chain: BlockKrylov | BlockLanczos, failure_probability: float) ->
     if top == 0.0:
         return 0.0
     nodes = values / top
-    quantile = 2.0 * float(gammaincinv(chain.width / 2.0, failure_probability))
+    quantile = chi_squared_quantile(chain.width, failure_probability)
     polynomials = OrthogonalPolynomials(nodes, nodes * weights.square().sum(1), chain.passes)
     point = 2.0
     for _ in range(_REFINEMENTS):

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import loratools
+from loratools.checkpoints.sizes import size_in_bytes
 from loratools.engine.coverage import Coverage
 from loratools.engine.engine import Engine
 from loratools.engine.execution import Execution
+from loratools.engine.foresight import Foresight
 from loratools.engine.memory import PeakMemory
 from loratools.engine.plan import Plan
 from loratools.engine.progress import Progress
@@ -35,6 +37,7 @@ def analyze(
     amplification: bool = True,
     seed: int = 0,
     workers: int | None = None,
+    max_memory: int | str | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -57,6 +60,9 @@ def analyze(
         amplification: of a fine-tune, whether to compute it; it needs directions of the base's weights.
         seed: of what is drawn at random, and of randomized decompositions.
         workers: modules that are worked on side by side; by default as many as there are processors.
+        max_memory: bytes that the process may hold, interpreter and libraries included, as a number or like
+            "1.5GB"; by default what the machine has. Fewer jobs then run side by side; what is found is the
+            same.
         dry_run: plan only; nothing is read but headers.
         progress: a watcher.
 
@@ -76,19 +82,25 @@ def analyze(
         seed=seed,
     )
     started = time.perf_counter()
-    engine = Execution(workers).engine(progress)
+    execution = Execution(workers=workers, max_memory=size_in_bytes(max_memory))
+    foresight = Foresight(progress)
+    engine = execution.engine(foresight)
     with PeakMemory() as memory:
         inputs = open_references(as_list(references), options.ranks)
         options = replace(options, ranks=inputs.ranks)
         analysis = _ANALYSES[inputs.mode]
+        question = analysis.question(inputs, options)
+        forecast = foresight.expect(question.plan, engine, execution.max_memory)
         if dry_run:
-            plan = analysis.plan(inputs, options, engine)
-            seconds = time.perf_counter() - started
             return Report.of_plan(
-                plan, version=loratools.__version__, seconds=seconds, peak_bytes=memory.peak_bytes
+                question.plan,
+                forecast,
+                version=loratools.__version__,
+                seconds=time.perf_counter() - started,
+                peak_bytes=memory.peak_bytes,
             )
-        findings = analysis.find(inputs, options, engine)
-    return Report(
+        findings = question.answer(engine)
+    report = Report(
         command="analyze",
         version=loratools.__version__,
         output=None,
@@ -98,6 +110,7 @@ def analyze(
         peak_bytes=memory.peak_bytes,
         details=_details(analysis, findings),
     )
+    return foresight.learnt(report)
 
 
 def _ranks(ranks: Sequence[int] | None) -> tuple[int, ...] | None:
@@ -109,52 +122,43 @@ def _ranks(ranks: Sequence[int] | None) -> tuple[int, ...] | None:
 
 
 @dataclass(frozen=True)
-class _Analysis:
-    """How one question is planned and answered, and which keys of `details` its answer has."""
+class _Question:
+    """A question as it is planned, and what answers it."""
 
-    plan: Callable[[AnalyzeInputs, AnalyzeOptions, Engine], Plan[Any]]
-    find: Callable[[AnalyzeInputs, AnalyzeOptions, Engine], Findings]
+    plan: Plan[Any]
+    answer: Callable[[Engine], Findings]
+
+
+@dataclass(frozen=True)
+class _Analysis:
+    """How one question is planned, and which keys of `details` its answer has."""
+
+    question: Callable[[AnalyzeInputs, AnalyzeOptions], _Question]
     keys: tuple[str, ...]
 
 
-def _plan_similarity(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Plan[Any]:
-    from loratools.operations.analysis.similarity import plan_similarity
+def _similarity(inputs: AnalyzeInputs, options: AnalyzeOptions) -> _Question:
+    from loratools.operations.analysis.similarity import plan_similarity, run_similarity
 
-    return plan_similarity(_skinny(inputs), options, workers=engine.workers)
-
-
-def _find_similarity(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Findings:
-    from loratools.operations.analysis.similarity import compare_adapters
-
-    return compare_adapters(_skinny(inputs), options, engine)
+    adapters = _skinny(inputs)
+    plan = plan_similarity(adapters, options)
+    return _Question(plan, lambda engine: run_similarity(plan, adapters, options, engine))
 
 
-def _plan_spectra(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Plan[Any]:
-    from loratools.operations.analysis.adapter_spectra import plan_spectra
+def _spectra(inputs: AnalyzeInputs, options: AnalyzeOptions) -> _Question:
+    from loratools.operations.analysis.adapter_spectra import plan_spectra, run_spectra
 
     (adapter,) = _skinny(inputs)
-    return plan_spectra(adapter, options, workers=engine.workers)
+    plan = plan_spectra(adapter, options)
+    return _Question(plan, lambda engine: run_spectra(plan, adapter, options, engine))
 
 
-def _find_spectra(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Findings:
-    from loratools.operations.analysis.adapter_spectra import adapter_spectra
-
-    (adapter,) = _skinny(inputs)
-    return adapter_spectra(adapter, options, engine)
-
-
-def _plan_adapters(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Plan[Any]:
-    from loratools.operations.analysis.adapter_amplification import plan_adapters
+def _adapters(inputs: AnalyzeInputs, options: AnalyzeOptions) -> _Question:
+    from loratools.operations.analysis.adapter_amplification import plan_adapters, run_adapters
 
     (base,) = inputs.checkpoints
-    return plan_adapters(base, inputs.adapters, _amplifying(options), workers=engine.workers)
-
-
-def _find_adapters(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Findings:
-    from loratools.operations.analysis.adapter_amplification import amplify_adapters
-
-    (base,) = inputs.checkpoints
-    return amplify_adapters(base, inputs.adapters, _amplifying(options), engine)
+    plan = plan_adapters(base, inputs.adapters, _amplifying(options))
+    return _Question(plan, lambda engine: run_adapters(plan, engine))
 
 
 def _amplifying(options: AnalyzeOptions) -> AnalyzeOptions:
@@ -167,18 +171,13 @@ def _amplifying(options: AnalyzeOptions) -> AnalyzeOptions:
     return options
 
 
-def _plan_pair(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Plan[Any]:
+def _pair(inputs: AnalyzeInputs, options: AnalyzeOptions) -> _Question:
     from loratools.operations.analysis.pair_plan import plan_pair
+    from loratools.operations.analysis.pairs import run_pair
 
     base, tuned = inputs.checkpoints
-    return plan_pair(base, tuned, inputs.adapters, options, workers=engine.workers)
-
-
-def _find_pair(inputs: AnalyzeInputs, options: AnalyzeOptions, engine: Engine) -> Findings:
-    from loratools.operations.analysis.pairs import analyze_pair
-
-    base, tuned = inputs.checkpoints
-    return analyze_pair(base, tuned, inputs.adapters, options, engine)
+    plan = plan_pair(base, tuned, inputs.adapters, options)
+    return _Question(plan, lambda engine: run_pair(plan, engine))
 
 
 def _skinny(inputs: AnalyzeInputs) -> list[SkinnyAdapter]:
@@ -186,10 +185,10 @@ def _skinny(inputs: AnalyzeInputs) -> list[SkinnyAdapter]:
 
 
 _ANALYSES = {
-    Mode.SIMILARITY: _Analysis(_plan_similarity, _find_similarity, ("similarity", "similarity_means")),
-    Mode.SPECTRA: _Analysis(_plan_spectra, _find_spectra, ("spectra",)),
-    Mode.ADAPTERS: _Analysis(_plan_adapters, _find_adapters, ("amplification",)),
-    Mode.PAIR: _Analysis(_plan_pair, _find_pair, ("spectra", "movement", "tokens")),
+    Mode.SIMILARITY: _Analysis(_similarity, ("similarity", "similarity_means")),
+    Mode.SPECTRA: _Analysis(_spectra, ("spectra",)),
+    Mode.ADAPTERS: _Analysis(_adapters, ("amplification",)),
+    Mode.PAIR: _Analysis(_pair, ("spectra", "movement", "tokens")),
 }
 
 

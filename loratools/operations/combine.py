@@ -10,9 +10,11 @@ from loratools import __version__
 from loratools.adapters.peft_write import WEIGHTS
 from loratools.checkpoints.publication import Publication
 from loratools.checkpoints.reference import split_weight
+from loratools.checkpoints.sizes import size_in_bytes
 from loratools.checkpoints.target import named_target
 from loratools.engine.engine import Engine
 from loratools.engine.execution import Execution
+from loratools.engine.foresight import Foresight
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
 from loratools.errors import UsageError
@@ -40,6 +42,7 @@ def combine(
     majority_sign_method: str = "total",
     seed: int = 0,
     workers: int | None = None,
+    max_memory: int | str | None = None,
     force: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -61,6 +64,9 @@ def combine(
             `frequency` (the sign of most).
         seed: of what `dare_linear` and `dare_ties` drop.
         workers: modules that are worked on side by side; by default as many as there are processors.
+        max_memory: bytes that the process may hold, interpreter and libraries included, as a number or like
+            "1.5GB"; by default what the machine has. Fewer jobs then run side by side; what is written is the
+            same.
         force: replace an output that exists.
         dry_run: plan only; nothing is read but headers, and nothing is written.
         progress: a watcher.
@@ -79,22 +85,29 @@ def combine(
     chosen = weights_of([weight for _, weight in split], weights)
     target = named_target(output, dry_run=dry_run)
     start = time.perf_counter()
-    engine = Execution(workers).engine(progress)
+    execution = Execution(workers=workers, max_memory=size_in_bytes(max_memory))
+    foresight = Foresight(progress)
+    engine = execution.engine(foresight)
     with PeakMemory() as memory:
         plan = plan_combine(
             [open_factored(reference) for reference, _ in split],
             [1.0 if weight is None else weight for weight in chosen],
             target,
             options,
-            workers=engine.workers,
             force=force,
         )
+        forecast = foresight.expect(plan, engine, execution.max_memory)
         if dry_run:
             seconds = time.perf_counter() - start
             return Report.of_plan(
-                plan, version=__version__, seconds=seconds, peak_bytes=memory.peak_bytes, totals=None
+                plan,
+                forecast,
+                version=__version__,
+                seconds=seconds,
+                peak_bytes=memory.peak_bytes,
+                totals=None,
             )
-        return run_combine(plan, engine, memory=memory, start=start)
+        return foresight.learnt(run_combine(plan, engine, memory=memory, start=start))
 
 
 def run_combine(plan: CombinePlan, engine: Engine, *, memory: PeakMemory, start: float) -> Report:

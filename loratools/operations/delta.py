@@ -14,8 +14,13 @@ from loratools.checkpoints.hashing import TensorHasher
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
+from loratools.linalg.bitwise import rows_that_differ
+from loratools.linalg.finite import NonFinite
+from loratools.linalg.norms import frobenius_squared
+from loratools.operations.reused import reused
 
 __all__ = [
+    "READ_BYTES",
     "Comparison",
     "Difference",
     "Distance",
@@ -27,7 +32,12 @@ __all__ = [
     "unfactorable",
 ]
 
-_BLOCK_BYTES = 4 * 2**20
+_BLOCK_BYTES = 2**20
+"""Of a block as stored: it is read, hashed, widened, subtracted and measured while it is in the cache."""
+
+READ_BYTES = 8 * _BLOCK_BYTES
+"""Bytes that looking at two tensors side by side holds: a block of each, and what is made of it."""
+
 _SAFE_SQUARES = 1e-20
 """Sums of squares that float32 holds well, whatever the block's size."""
 
@@ -47,6 +57,8 @@ class Difference:
     base: torch.Tensor | None = None
     """Both sides as stored, where they were to be kept."""
     tuned: torch.Tensor | None = None
+    norm_squared: float | None = None
+    """||delta||_F², as `norms.frobenius_squared` has it, where it was measured on the way."""
 
 
 @dataclass(frozen=True)
@@ -76,38 +88,51 @@ class _Block(NamedTuple):
     tuned: torch.Tensor
 
 
-def difference(base: TensorSpec, tuned: TensorSpec, *, keep: bool = False) -> Difference:
+def difference(base: TensorSpec, tuned: TensorSpec, *, keep: bool = False, reuse: bool = False) -> Difference:
     """tuned - base of two floating tensors of one shape.
 
     The delta is float32 where both are float16 or bfloat16 (then the subtraction is exact or rounded once)
-    and float64 otherwise. `keep`: both sides as stored come along, each whole in memory.
+    and float64 otherwise. `keep`: both sides as stored come along, each whole in memory. `reuse`: the delta
+    lies in memory of the calling thread, and lasts until that asks for the next.
 
     Raises:
-        LoratoolsError: values that are not finite on either side, with their count; a difference that the
-            delta's dtype cannot hold; a file that cannot be read.
+        LoratoolsError: values that are not finite on either side, with their count; a file that cannot be
+            read.
     """
     wide = delta_dtype(base, tuned)
-    delta = torch.empty(tuned.shape, dtype=wide)
-    base_squares, rounded = 0.0, base.dtype != tuned.dtype and _narrows(base, tuned)
+    delta = reused("delta", tuned.shape, wide) if reuse else torch.empty(tuned.shape, dtype=wide)
+    base_squares = norm_squared = 0.0
+    rounded = base.dtype != tuned.dtype and _narrows(base, tuned)
     guards = (_Finite(base), _Finite(tuned))
     hashers = (TensorHasher(), TensorHasher())
     kept = [
         torch.empty(spec.shape, dtype=getattr(torch, spec.dtype)) if keep else None for spec in (base, tuned)
     ]
+    widened = delta.new_empty((_rows_of_block(tuned), *tuned.shape[1:]))
     for block in _blocks(base, tuned, hashers):
-        first, last = block.first, block.first + len(block.tuned)
+        rows = slice(block.first, block.first + len(block.tuned))
         for whole, part in zip(kept, (block.base, block.tuned), strict=True):
             if whole is not None:
-                whole[first:last] = part
-        one, other = block.base.to(wide), block.tuned.to(wide)
+                whole[rows] = part
+        one, other = widened[: len(block.base)].copy_(block.base), delta[rows].copy_(block.tuned)
         base_squares += guards[0].look(one)
-        guards[1].look(other)
-        torch.sub(other, one, out=delta[first:last])
+        moved = frobenius_squared(other.sub_(one))
+        if not math.isfinite(moved):  # as it also is where finite values are too large for their dtype
+            guards[1].look(block.tuned)
+        norm_squared += moved
         rounded = rounded and torch.equal(block.base.to(block.tuned.dtype), block.tuned)
     for guard in guards:
         guard.refuse()
     roots = hashers[0].root(), hashers[1].root()
-    return Difference(delta, math.sqrt(base_squares), rounded, *roots, *kept)
+    return Difference(
+        delta,
+        math.sqrt(base_squares),
+        rounded,
+        *roots,
+        base=kept[0],
+        tuned=kept[1],
+        norm_squared=norm_squared,
+    )
 
 
 def compare(base: TensorSpec, tuned: TensorSpec) -> Comparison:
@@ -124,15 +149,14 @@ def compare(base: TensorSpec, tuned: TensorSpec) -> Comparison:
     hashers = (TensorHasher(), TensorHasher())
     narrows = _narrows(base, tuned)
     for block in _blocks(base, tuned, hashers):
-        guards[0].look(block.base)
-        guards[1].look(block.tuned)
+        guards[0].check(block.base)
+        guards[1].check(block.tuned)
         shared = min(len(block.base), len(block.tuned))
         if not shared:
             continue
         one, other = block.base[:shared], block.tuned[:shared]
-        differs = (one.to(other.dtype) if narrows else one) != other
-        rows = differs.reshape(shared, -1).any(dim=1).nonzero().flatten()
-        changed.extend((rows + block.first).tolist())
+        differs = rows_that_differ(one.to(other.dtype) if narrows else one, other)
+        changed.extend((differs.nonzero().flatten() + block.first).tolist())
     for guard in guards:
         guard.refuse()
     few = 2 * len(changed) <= tuned.rows
@@ -148,15 +172,20 @@ def distance(base: TensorSpec, tuned: TensorSpec, *, by_row: bool = False) -> Di
     """
     guards = (_Finite(base), _Finite(tuned))
     squares: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
-    for block in _blocks(base, tuned, (TensorHasher(), TensorHasher())):
-        guards[0].look(block.base)
-        guards[1].look(block.tuned)
+    length = math.prod(tuned.shape[1:])
+    room = torch.empty(2, _rows_of_block(tuned), length, dtype=torch.float64)
+    for block in _blocks(base, tuned):
+        guards[0].check(block.base)
+        guards[1].check(block.tuned)
         shared = min(len(block.base), len(block.tuned))
         if not shared:
             continue
-        one, other = (side[:shared].reshape(shared, -1).double() for side in (block.base, block.tuned))
-        squares[0].append(one.square().sum(dim=1))
-        squares[1].append((other - one).square().sum(dim=1))
+        one, other = (
+            wide[:shared].copy_(side[:shared].reshape(shared, length))
+            for wide, side in zip(room, (block.base, block.tuned), strict=True)
+        )
+        squares[0].append(torch.linalg.vector_norm(one, dim=1).square_())
+        squares[1].append(torch.linalg.vector_norm(other.sub_(one), dim=1).square_())
     for guard in guards:
         guard.refuse()
     rows = [torch.cat([torch.zeros(0, dtype=torch.float64), *each]) for each in squares]
@@ -175,7 +204,7 @@ def read_finite(spec: TensorSpec) -> torch.Tensor:
     with TensorReader(spec) as reader:
         values = reader.read(0, spec.rows).torch()
     for block in torch.split(values, _rows_of_block(spec)):
-        guard.look(block)
+        guard.check(block)
     guard.refuse()
     return values
 
@@ -194,7 +223,7 @@ def hash_tensor(spec: TensorSpec, *, finite: bool) -> str:
             raw = reader.read(first, min(step, spec.rows - first), into=buffer)
             hasher.update(raw.buffer)
             if finite:
-                guard.look(raw.torch())
+                guard.check(raw.torch())
     guard.refuse()
     return hasher.root()
 
@@ -225,6 +254,13 @@ class _Finite:
     def __init__(self, spec: TensorSpec) -> None:
         self._spec = spec
         self._wrong = 0
+        self._bits: NonFinite | None = None
+
+    def check(self, block: torch.Tensor) -> None:
+        """Takes a block as it is stored, whose squares nobody asks for; no later one may be larger."""
+        if NonFinite.knows(self._spec.dtype):
+            self._bits = self._bits or NonFinite(self._spec.dtype, block.nbytes)
+            self._bits.look(block.reshape(-1).view(torch.uint8).numpy().data)
 
     def look(self, block: torch.Tensor) -> float:
         """Takes a block; returns the sum of its squares, in float64 where float32 does not hold it."""
@@ -242,9 +278,10 @@ class _Finite:
         return squares
 
     def refuse(self) -> None:
-        if self._wrong:
+        wrong = self._wrong + (0 if self._bits is None else self._bits.count)
+        if wrong:
             raise LoratoolsError(
-                f"{self._wrong} of {self._spec.elements} values are NaN or infinite",
+                f"{wrong} of {self._spec.elements} values are NaN or infinite",
                 file=self._spec.file,
                 tensor=self._spec.name,
                 hint="the checkpoint is broken: take another one",
@@ -252,9 +289,9 @@ class _Finite:
 
 
 def _blocks(
-    base: TensorSpec, tuned: TensorSpec, hashers: tuple[TensorHasher, TensorHasher]
+    base: TensorSpec, tuned: TensorSpec, hashers: tuple[TensorHasher, TensorHasher] | None = None
 ) -> Iterator[_Block]:
-    """Both tensors block by block, rows of one beside the same rows of the other; hashed as they come.
+    """Both tensors block by block, rows of one beside the same rows of the other; hashed if that is asked.
 
     The longer one's last blocks stand beside empty ones. Buffers are reused: a block lives until the next.
     """
@@ -264,10 +301,11 @@ def _blocks(
         buffers = [bytearray(max(1, step * spec.row_bytes)) for spec in (base, tuned)]
         for first in range(0, max(base.rows, tuned.rows), step):
             values = []
-            for reader, buffer, hasher in zip(readers, buffers, hashers, strict=True):
+            for reader, buffer, hasher in zip(readers, buffers, hashers or (None, None), strict=True):
                 count = max(0, min(step, reader.spec.rows - first))
                 raw = reader.read(first if count else 0, count, into=buffer)
-                hasher.update(raw.buffer)
+                if hasher is not None:
+                    hasher.update(raw.buffer)
                 values.append(raw.torch() if raw.spec.shape else raw.torch().reshape(1))
             yield _Block(first, *values)
 

@@ -14,9 +14,11 @@ from loratools.checkpoints.files import make_folder
 from loratools.checkpoints.fingerprints import InputMark, RunFingerprint
 from loratools.checkpoints.publication import Publication
 from loratools.checkpoints.reference import open_checkpoint
+from loratools.checkpoints.sizes import size_in_bytes
 from loratools.checkpoints.target import named_target
 from loratools.engine.engine import Engine
 from loratools.engine.execution import Execution
+from loratools.engine.foresight import Foresight
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
 from loratools.operations.base_name import base_name as name_of_base
@@ -55,6 +57,7 @@ def extract(
     base_name: str | None = None,
     seed: int = 0,
     workers: int | None = None,
+    max_memory: int | str | None = None,
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -79,6 +82,9 @@ def extract(
         base_name: what the adapter's config calls its base.
         seed: of the randomized SVD.
         workers: modules that are worked on side by side; by default as many as there are processors.
+        max_memory: bytes that the process may hold, interpreter and libraries included, as a number or like
+            "1.5GB"; by default what the machine has. Fewer jobs then run side by side; what is written is the
+            same.
         force: replace an output that exists.
         resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
             what this one finishes is kept for the next where it fails.
@@ -107,15 +113,18 @@ def extract(
     )
     target = named_target(output, dry_run=dry_run)
     started = time.perf_counter()
-    engine = Execution(workers).engine(progress)
+    execution = Execution(workers=workers, max_memory=size_in_bytes(max_memory))
+    foresight = Foresight(progress, learn=not resume)
+    engine = execution.engine(foresight)
     with PeakMemory() as memory:
-        plan = plan_extract(base, tuned, target, options=options, workers=engine.workers, force=force)
+        plan = plan_extract(base, tuned, target, options=options, force=force)
+        forecast = foresight.expect(plan, engine, execution.max_memory)
         if dry_run:
             seconds = time.perf_counter() - started
             return Report.of_plan(
-                plan, version=_version(), seconds=seconds, peak_bytes=memory.peak_bytes, totals=None
+                plan, forecast, version=_version(), seconds=seconds, peak_bytes=memory.peak_bytes, totals=None
             )
-        return run_extract(plan, engine, memory=memory, started=started, resume=resume)
+        return foresight.learnt(run_extract(plan, engine, memory=memory, started=started, resume=resume))
 
 
 def plan_extract(
@@ -124,7 +133,6 @@ def plan_extract(
     output: Path | None,
     *,
     options: ExtractOptions,
-    workers: int = 1,
     force: bool = False,
 ) -> ExtractPlan:
     """Opens both checkpoints and plans, from headers alone. Raises as `extract` does."""
@@ -135,7 +143,6 @@ def plan_extract(
         output,
         options=options,
         base_name=name_of_base(opened, options.base_name),
-        workers=workers,
         force=force,
     )
 

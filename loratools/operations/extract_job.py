@@ -16,20 +16,27 @@ from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
 from loratools.errors import LoratoolsError
 from loratools.linalg.factors import fold
 from loratools.linalg.noise import NoiseFloor
-from loratools.linalg.norms import frobenius_squared
+from loratools.linalg.norms import distance_squared
 from loratools.linalg.ranks import breakeven_rank
 from loratools.linalg.rounding_torch import round_once
 from loratools.linalg.svd import Factorization, truncated_svd
-from loratools.operations.delta import Difference, compare, difference, hash_tensor, unfactorable
+from loratools.operations.delta import (
+    READ_BYTES,
+    Difference,
+    compare,
+    difference,
+    hash_tensor,
+    unfactorable,
+)
 from loratools.operations.evidence import Evidence, LeftFile
 from loratools.operations.extract_above_noise import held_against_noise, kept_rank
+from loratools.operations.extract_estimates import factoring_memory, factoring_seconds
 from loratools.operations.extract_options import Truncation
 from loratools.operations.pairing import Side
+from loratools.operations.rates import READ_RATE
 from loratools.operations.seeds import module_seed
 
 __all__ = ["CompareJob", "FactorFacts", "FactorJob", "Factors", "HashJob", "ReadFacts", "ReadJob"]
-
-_ROWS = 512
 
 Roots = Mapping[tuple[Side, str], str]
 """Hashes by side and name on disk."""
@@ -57,6 +64,14 @@ class HashJob:
     def bytes(self) -> int:
         return self.spec.bytes
 
+    @property
+    def memory(self) -> int:
+        return READ_BYTES
+
+    @property
+    def cost(self) -> float:
+        return self.bytes / READ_RATE
+
     def run(self, workspace: Path) -> ReadFacts:
         return ReadFacts(0, (), {(self.side, self.spec.name): hash_tensor(self.spec, finite=self.parameter)})
 
@@ -72,6 +87,14 @@ class CompareJob:
     @property
     def bytes(self) -> int:
         return self.first[1].bytes + self.second[1].bytes
+
+    @property
+    def memory(self) -> int:
+        return READ_BYTES
+
+    @property
+    def cost(self) -> float:
+        return self.bytes / READ_RATE
 
     def run(self, workspace: Path) -> ReadFacts:
         (one_side, one), (other_side, other) = self.first, self.second
@@ -143,6 +166,14 @@ class FactorJob:
         return self.base.bytes + self.tuned.bytes
 
     @property
+    def memory(self) -> int:
+        return factoring_memory(self.base, self.tuned, self.cut)
+
+    @property
+    def cost(self) -> float:
+        return factoring_seconds(self.base, self.tuned, self.cut)
+
+    @property
     def sides(self) -> tuple[int, int]:
         """(out, in)."""
         rows, columns = self.tuned.shape
@@ -171,7 +202,7 @@ class FactorJob:
 
     def run(self, workspace: Path) -> FactorFacts:
         started = time.perf_counter()
-        read = difference(self.base, self.tuned, keep=self.cut.above_noise)
+        read = difference(self.base, self.tuned, keep=self.cut.above_noise, reuse=True)
         roots = {
             (Side.BASE, self.base.name): read.base_root,
             (Side.TUNED, self.tuned.name): read.tuned_root,
@@ -197,12 +228,12 @@ class FactorJob:
         """The triplets to keep, and the noise that they were held against if that chose them."""
         delta = self._oriented(read.delta)
         if not self.cut.above_noise:
-            return self._decompose(delta, self.cut.rank), None
+            return self._decompose(delta, self.cut.rank, read.norm_squared), None
         assert read.base is not None and read.tuned is not None
         noise, looked_at = held_against_noise(
             self._oriented(read.base),
             self._oriented(read.tuned),
-            lambda rank: self._decompose(delta, rank),
+            lambda rank: self._decompose(delta, rank, read.norm_squared),
             limit=self._limit,
             probability=self.noise_probability,
             seed=self.seed,
@@ -220,7 +251,7 @@ class FactorJob:
         limit = min(self.cut.max_rank or min(self.sides), min(self.sides))
         return min(limit, breakeven_rank(*self.sides) + 1) if self.whole_allowed else limit
 
-    def _decompose(self, delta: torch.Tensor, rank: int | None) -> Factorization:
+    def _decompose(self, delta: torch.Tensor, rank: int | None, norm_squared: float | None) -> Factorization:
         return truncated_svd(
             delta,
             rank=rank,
@@ -230,6 +261,7 @@ class FactorJob:
             method=self.cut.method,
             seed=self.seed,
             failure_probability=self.failure_probability,
+            norm_squared=norm_squared,
         )
 
     @property
@@ -277,8 +309,4 @@ def _residual(delta: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, *
     """
     single = delta.dtype is torch.float32 and about > 1e-2
     dtype = torch.float32 if single else torch.float64
-    A, B = lora_A.to(dtype), lora_B.to(dtype)
-    squares = 0.0
-    for rows, left in zip(torch.split(delta, _ROWS), torch.split(B, _ROWS), strict=True):
-        squares += frobenius_squared(torch.addmm(rows.to(dtype), left, A, alpha=-1.0))
-    return math.sqrt(squares)
+    return math.sqrt(distance_squared(delta, lora_B.to(dtype), lora_A.to(dtype)))

@@ -15,7 +15,7 @@ from loratools.checkpoints.target import WEIGHT_SUFFIXES
 from loratools.engine.coverage import Action, Coverage, CoverageRow
 from loratools.engine.plan import Plan
 from loratools.errors import LoratoolsError, UsageError
-from loratools.operations.extract_estimates import most_held, most_written, seconds_of
+from loratools.operations.extract_estimates import likeness
 from loratools.operations.extract_job import CompareJob, FactorJob, HashJob, ReadJob
 from loratools.operations.extract_options import (
     FAILURE_PROBABILITY,
@@ -26,7 +26,9 @@ from loratools.operations.extract_options import (
     Truncation,
     Unholdable,
 )
+from loratools.operations.extract_size import most_written
 from loratools.operations.pairing import Pair, Side, pair_checkpoints
+from loratools.operations.rates import finishing, overhead
 from loratools.operations.roles import Assignment, Role, assign
 
 __all__ = ["ExtractPlan", "make_plan", "refusal", "rows_of", "tie_job"]
@@ -51,6 +53,10 @@ class ExtractPlan(Plan[FactorJob | ReadJob]):
         return tuple(job for job in self.jobs if isinstance(job, FactorJob))
 
     @property
+    def stages(self) -> tuple[tuple[str, Sequence[FactorJob | ReadJob]], ...]:
+        return (("reading", self.reading), ("factoring", self.factoring))
+
+    @property
     def inputs(self) -> tuple[Path, ...]:
         return self.pair.base.root, self.pair.tuned.root
 
@@ -62,7 +68,6 @@ def make_plan(
     *,
     options: ExtractOptions,
     base_name: str,
-    workers: int,
     force: bool,
 ) -> ExtractPlan:
     """Pairs the two checkpoints and settles everything that headers can tell.
@@ -82,15 +87,18 @@ def make_plan(
     _refuse_unmatched(options.selection, assignments)
     _refuse_at_once(assignments, options)
     jobs = (*_reading(pair, assignments), *_factoring(assignments, options))
+    written = most_written(pair, assignments, options)
     return ExtractPlan(
         command="extract",
         output=output,
         jobs=jobs,
         coverage=Coverage.of(_foretold(assignments, options)),
         read_bytes=sum(job.bytes for job in jobs),
-        write_bytes=most_written(pair, assignments, options),
-        memory_bytes=most_held(jobs, options.truncation, workers),
-        seconds=sum(map(seconds_of, jobs)) / workers,
+        write_bytes=written,
+        weight_bytes=written,
+        overhead_bytes=overhead("extract"),
+        finishing_seconds=finishing("extract", written),
+        likeness=likeness(options.truncation),
         warnings=(*base.warnings, *tuned.warnings, *pair.notes, *renamed_note(pair.config)),
         pair=pair,
         options=options,

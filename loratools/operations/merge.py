@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from loratools import __version__
 from loratools.checkpoints.provenance import Provenance
+from loratools.checkpoints.sizes import size_in_bytes
 from loratools.checkpoints.target import named_target
 from loratools.engine.engine import Engine
 from loratools.engine.execution import Execution
+from loratools.engine.foresight import Foresight
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
 from loratools.operations.fidelity import fidelity_warnings
@@ -45,6 +47,7 @@ def merge(
     rounding: str = "nearest",
     seed: int = 0,
     workers: int | None = None,
+    max_memory: int | str | None = None,
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -73,6 +76,9 @@ def merge(
             What is written then depends on the seed, the tensor's name and the element's place in it alone.
         seed: of that chance; from 0 on.
         workers: threads; one a processor by default. They do not change what is written.
+        max_memory: bytes that the process may hold, interpreter and libraries included, as a number or like
+            "1.5GB"; by default what the machine has. Fewer jobs then run side by side; what is written is the
+            same.
         force: replace an output that exists.
         resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
             what this one finishes is kept for the next where it fails.
@@ -96,19 +102,23 @@ def merge(
         rounding=rounding,
         seed=seed,
     )
-    engine = Execution(workers).engine(progress)
+    execution = Execution(workers=workers, max_memory=size_in_bytes(max_memory))
+    foresight = Foresight(progress, learn=not resume)
+    engine = execution.engine(foresight)
     with PeakMemory() as memory:
         inputs = open_inputs(base, as_list(adapters), weights)
-        plan = plan_merge(inputs, target, options, workers=engine.workers)
+        plan = plan_merge(inputs, target, options)
+        forecast = foresight.expect(plan, engine, execution.max_memory)
         if dry_run:
             return Report.of_plan(
                 plan,
+                forecast,
                 version=__version__,
                 seconds=time.perf_counter() - start,
                 peak_bytes=memory.peak_bytes,
                 totals=plan.totals,
             )
-        return run_merge(plan, engine, memory=memory, start=start, resume=resume)
+        return foresight.learnt(run_merge(plan, engine, memory=memory, start=start, resume=resume))
 
 
 def run_merge(

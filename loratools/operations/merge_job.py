@@ -18,13 +18,19 @@ from loratools.operations.precision import (
     rounded,
     widened,
 )
-from loratools.operations.streaming import PART_BYTES, Rows, Source, Target, TensorFigures, blocks, parts
-from loratools.operations.tally import Rounded, Tally
+from loratools.operations.rates import MERGE_RATE, MULTIPLY_RATE, UNDO_RATE
+from loratools.operations.rounded import Rounder
+from loratools.operations.scratch import Scratch
+from loratools.operations.streaming import PART_BYTES, Rows, Source, Target, TensorFigures, blocks
+from loratools.operations.tally import Tally
 
 if TYPE_CHECKING:
     from loratools.linalg.stochastic import Draws
     from loratools.operations.undo.kept import Kept
     from loratools.operations.undo.recorder import Recorder
+
+
+_SCRATCH = Scratch()
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,12 @@ class MergeJob:
         return elements * (2 * wide + 2 * ITEM_BYTES[self.target.dtype]) + 4 * PART_BYTES
 
     @property
+    def cost(self) -> float:
+        ranks = sum(update.rank or 0 for update in self.updates)
+        kept = self.bytes / UNDO_RATE if self.keep is not None and self.updates else 0.0
+        return self.bytes / MERGE_RATE + self.target.elements * ranks / MULTIPLY_RATE + kept
+
+    @property
     def arithmetic(self) -> str:
         dtypes = [self.target.dtype] if self.source is None else [self.source.dtype, self.target.dtype]
         return arithmetic_dtype(*dtypes)
@@ -82,31 +94,25 @@ class MergeJob:
                 return self._stream(source, target, workspace)
 
     def _stream(self, source: Source | None, target: Target, workspace: Path) -> TensorFigures:
-        import numpy as np
-
-        rows = Rows(source, self.target, self.arithmetic)
+        rows = Rows(source, self.target, self.arithmetic, _SCRATCH)
         for place, update in enumerate(self.updates):
             update.prepare(rows.reader(foundation(self.updates[:place])), self.target)
         before = self.target.dtype if source is None else source.spec.dtype
         rounding = Rounding(self.name, before, self.target.dtype)
+        rounder = Rounder(rounding, self.target, self.draws, _SCRATCH)
         tally = Tally(self.updates, before, self.target)
         recorder = self._recorder()
         for first, count in blocks(self.target):
             original, block = rows.next(first, count)
-            with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is counted below
-                block = self._applied(block, first, recorder)
-            for part in parts(block):
-                drawn = self._drawn(block[part], first + part.start)
-                result = rounding.round(block[part], original[part], drawn)
-                target.write(np.ascontiguousarray(result).data)
-                known = self._in_target_dtype(original[part], before, drawn)
-                tally.count(known, result)
-                if not self.updates:
-                    continue
-                step = Rounded(original[part], block[part], result, first + part.start, drawn)
-                tally.add(step, largest=rounding.largest)
+            block = self._applied(block, first, recorder)
+            result, steps = rounder.round(block, original, first)
+            for step in steps:
+                tally.count(self._in_target_dtype(step.original, before, step.draws), step.result)
+                if self.updates:
+                    tally.add(step)
                 if recorder is not None:
                     recorder.add(step)
+            target.write(result.data)
         rounding.refuse_overflow()
         return TensorFigures(
             self.name,
@@ -120,14 +126,6 @@ class MergeJob:
             undo=self._kept(recorder, workspace),
         )
 
-    def _drawn(self, rows: Wide, first: int) -> Stored | None:
-        """The draws of some rows; None where rounding is to nearest."""
-        if self.draws is None:
-            return None
-        place = first * (self.target.elements // max(1, self.target.rows))
-        drawn: Stored = self.draws.at(place, rows.size).reshape(rows.shape)
-        return drawn
-
     def _in_target_dtype(self, original: Stored, dtype: str, drawn: Stored | None) -> Stored:
         """The base's rows as they would be written if nothing were added."""
         if dtype == self.target.dtype:
@@ -136,11 +134,14 @@ class MergeJob:
         return rounded(widened(original, dtype, self.arithmetic), self.target.dtype, drawn)
 
     def _applied(self, block: Wide, first: int, recorder: Recorder | None) -> Wide:
-        if recorder is not None:
-            return recorder.apply(self.updates, block, first)
-        for update in self.updates:
-            block = update.apply(block, first)
-        return block
+        import numpy as np
+
+        with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is counted where it is rounded
+            if recorder is not None:
+                return recorder.apply(self.updates, block, first)
+            for update in self.updates:
+                block = update.apply(block, first)
+            return block
 
     def _recorder(self) -> Recorder | None:
         if self.keep is None or self.source is None:

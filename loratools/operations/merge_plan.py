@@ -35,7 +35,7 @@ from loratools.operations.undo.record import FOLDER
 MergePlan = RewritePlan[MergeOptions]
 
 
-def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions, *, workers: int) -> MergePlan:
+def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions) -> MergePlan:
     """Binds the adapters to the base, lays the output out, and says what becomes of every tensor.
 
     Raises:
@@ -84,6 +84,8 @@ def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions, 
         record=lambda: merge_record(inputs, options, tensors, widest(tensors), *_widest_roots(inputs)),
         side=side,
         coverage=planned_coverage(inputs, binding, tensors, role="base", verb="merged"),
+        likeness="with its undo record" if options.undo else "plain",
+        keeps_undo=options.undo,
         config=config.content if config.changes and not one_file else None,
         warnings=(
             *said(inputs, binding),
@@ -93,7 +95,7 @@ def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions, 
             *_config_notes(config, one_file=one_file),
         ),
     )
-    return draft.planned(workers)
+    return draft.planned()
 
 
 def outgoing(base: Checkpoint, binding: Binding, dtype: OutputDtype) -> list[Outgoing]:

@@ -67,16 +67,31 @@ def stored(raw: RawTensor) -> Stored:
     return raw.numpy().reshape(raw.count, *raw.spec.shape[1:])
 
 
-def widened(values: Stored, dtype: str, arithmetic: str) -> Wide:
-    """Stored values of `dtype` as a new array of the arithmetic's dtype."""
+def stored_dtype(dtype: str) -> str:
+    """What numpy calls the values of a dtype as they are stored."""
+    return "uint16" if dtype == "bfloat16" else dtype
+
+
+def widened(values: Stored, dtype: str, arithmetic: str, out: Wide | None = None) -> Wide:
+    """Stored values of `dtype` as a new array of the arithmetic's dtype, or in `out`, which is one."""
     import numpy as np
 
     with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one, and that is all
-        if dtype == "bfloat16":
-            from loratools.linalg.rounding import bfloat16_to_float32
+        if dtype != "bfloat16":
+            if out is None:
+                return values.astype(arithmetic)
+            out[...] = values
+            return out
+        from loratools.linalg.rounding import bfloat16_to_float32, widen_bfloat16
 
-            return bfloat16_to_float32(values).astype(arithmetic, copy=False)
-        return values.astype(arithmetic)
+        if out is None or arithmetic != "float32":
+            wide = bfloat16_to_float32(values)
+            if out is None:
+                return wide.astype(arithmetic, copy=False)
+            out[...] = wide
+        else:
+            widen_bfloat16(values, out)
+        return out
 
 
 def rounded(wide: Wide, dtype: str, draws: Stored | None = None) -> Stored:
@@ -103,11 +118,24 @@ def rounded(wide: Wide, dtype: str, draws: Stored | None = None) -> Stored:
         return wide.astype(dtype)
 
 
-class Rounding:
-    """Rounds the blocks of one tensor into its dtype and looks out for values that do not fit into it.
+def round_into(wide: Wide, dtype: str, draws: Stored | None, *, result: Stored, back: Wide) -> None:
+    """`rounded` into `result`, and what stands there in the wide arithmetic into `back`.
 
-    `largest` is the largest magnitude in the block that was rounded last, NaN if it holds one.
+    Where `wide` holds a NaN, `result` may hold anything in its place; `back - wide` is NaN there in any case,
+    and where a finite number did not fit it is infinite.
     """
+    conversion = (str(wide.dtype), dtype)
+    if draws is None and conversion == ("float32", "bfloat16"):
+        from loratools.linalg.rounding import nearest_bfloat16
+
+        nearest_bfloat16(wide, result, back)
+        return
+    result[...] = rounded(wide, dtype, draws)
+    widened(result, dtype, conversion[0], out=back)
+
+
+class Rounding:
+    """Rounds the blocks of one tensor into its dtype and looks out for values that do not fit into it."""
 
     def __init__(self, name: str, source_dtype: str, dtype: str) -> None:
         self.name = name
@@ -116,7 +144,6 @@ class Rounding:
         self.nonfinite = 0
         self._source_dtype = source_dtype
         self._limit = _LARGEST[dtype]
-        self.largest = 0.0
 
     def round(self, wide: Wide, original: Stored, draws: Stored | None = None) -> Stored:
         """`wide` in the output's dtype, rounded once: to nearest even, or by chance where `draws` are given.
@@ -124,12 +151,9 @@ class Rounding:
         Elements that are not finite are counted: as `nonfinite` where `original`, the same rows of the input
         as stored, was not finite either, else (and in rows beyond those of `original`) as `overflown`.
         """
-        import numpy as np
 
         result = rounded(wide, self.dtype, draws)
-        with np.errstate(invalid="ignore"):
-            self.largest = float(np.maximum(-wide.min(), wide.max())) if wide.size else 0.0
-        if not self.largest <= self._limit:
+        if not largest(wide) <= self._limit:
             self._count(result, original)
         return result
 
@@ -152,6 +176,29 @@ class Rounding:
                 if self.dtype == "float16"
                 else "are the adapter's alpha and weight those it was trained with?",
             )
+
+
+def largest(wide: Wide) -> float:
+    """The largest magnitude; NaN if there is one."""
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):
+        return float(np.maximum(-wide.min(), wide.max())) if wide.size else 0.0
+
+
+def largest_stored(values: Stored, dtype: str) -> tuple[float, float]:
+    """(a, b) so that what was rounded to these finite numbers, to either neighbour, reached at least a and at
+    most b: the neighbours of the largest magnitude."""
+    import numpy as np
+
+    bits = _integers(values)
+    signed = bits.view(f"int{8 * bits.dtype.itemsize}")
+    most = int(signed.max(initial=0))
+    if int(bits.max(initial=0)) > _magnitude(values):  # of which the negative ones are the largest
+        most = max(most, int(bits.max()) & _magnitude(values))
+    ends = np.array([max(most - 1, 0), most + 1], dtype=bits.dtype)
+    low, high = widened(ends if dtype == "bfloat16" else ends.view(dtype), dtype, "float64")
+    return float(low), float(high)
 
 
 def differing(one: Stored, other: Stored) -> int:

@@ -1,11 +1,60 @@
-"""What one worker does in a second on a small server: what the estimates of plans rest on."""
+"""What work costs on the small server that estimates were first measured on: the defaults of every forecast.
+
+How another machine differs, its own runs teach (`engine.calibration`); what these numbers have to get right
+is how one job compares with another.
+"""
 
 from __future__ import annotations
 
-__all__ = ["MULTIPLY_RATE", "READ_RATE"]
+__all__ = [
+    "COPY_RATE",
+    "MERGE_RATE",
+    "MULTIPLY_RATE",
+    "READ_RATE",
+    "RESTORE_RATE",
+    "SUBTRACT_RATE",
+    "UNDO_RATE",
+    "finishing",
+    "overhead",
+]
 
 READ_RATE = 4e8
-"""Bytes of a checkpoint that are read and looked at."""
+"""Bytes of a checkpoint a second that are read and looked at."""
 
 MULTIPLY_RATE = 1.5e10
-"""Multiplications in products of a matrix with a skinny one."""
+"""Multiplications a second in products of a matrix with a skinny one."""
+
+MERGE_RATE = 2.5e8
+"""Bytes a second of base weights that are read, changed, rounded, hashed and written."""
+
+COPY_RATE = 8e8
+"""Bytes a second that are copied and hashed."""
+
+SUBTRACT_RATE = 8e7
+"""Bytes a second of merged weights that an update is taken off from, with what may be off."""
+
+RESTORE_RATE = 8e7
+"""Bytes a second of merged weights that an undo record makes the base's of again."""
+
+UNDO_RATE = 6e7
+"""Bytes a second of base weights, of which an undo record keeps what rounding loses."""
+
+_WRITE_RATE = {"extract": 1e8}
+"""Bytes a second that are hashed, flushed and published after the last job."""
+
+_ANY_WRITE_RATE = 8e8
+
+_OVERHEAD = {"extract": 110_000_000, "analyze": 110_000_000}
+"""Bytes that a verb and the libraries that it loads take beyond what it held when it planned."""
+
+_ANY_OVERHEAD = 15_000_000
+
+
+def overhead(command: str) -> int:
+    """Bytes that a verb holds beside its jobs, beyond what the process held when it planned."""
+    return _OVERHEAD.get(command, _ANY_OVERHEAD)
+
+
+def finishing(command: str, written: int) -> float:
+    """Seconds from the last job to the published output, of which so many bytes were written."""
+    return 0.05 + written / _WRITE_RATE.get(command, _ANY_WRITE_RATE)

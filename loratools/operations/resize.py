@@ -10,9 +10,11 @@ from loratools import __version__
 from loratools.adapters.peft_write import WEIGHTS
 from loratools.checkpoints import files
 from loratools.checkpoints.publication import Publication
+from loratools.checkpoints.sizes import size_in_bytes
 from loratools.checkpoints.target import named_target
 from loratools.engine.engine import Engine
 from loratools.engine.execution import Execution
+from loratools.engine.foresight import Foresight
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
 from loratools.operations.arithmetic.factored import open_factored
@@ -41,6 +43,7 @@ def resize(
     energy: float | None = None,
     budget: str | int | None = None,
     workers: int | None = None,
+    max_memory: int | str | None = None,
     force: bool = False,
     dry_run: bool = False,
     progress: Progress | None = None,
@@ -59,6 +62,9 @@ def resize(
         budget: instead, the most bytes of the whole output folder, such as `20MB`: ranks are chosen over all
             modules by energy per byte.
         workers: modules that are worked on side by side; by default as many as there are processors.
+        max_memory: bytes that the process may hold, interpreter and libraries included, as a number or like
+            "1.5GB"; by default what the machine has. Fewer jobs then run side by side; what is written is the
+            same.
         force: replace an output that exists.
         dry_run: plan only; nothing is read but headers, and nothing is written.
         progress: a watcher.
@@ -71,16 +77,24 @@ def resize(
     options = ResizeOptions.of(rank=rank, energy=energy, budget=budget)
     target = named_target(output, dry_run=dry_run)
     start = time.perf_counter()
-    engine = Execution(workers).engine(progress)
+    execution = Execution(workers=workers, max_memory=size_in_bytes(max_memory))
+    foresight = Foresight(progress)
+    engine = execution.engine(foresight)
     with PeakMemory() as memory:
         opened = open_factored(os.fspath(adapter))
-        plan = plan_resize(opened, target, options, workers=engine.workers, force=force)
+        plan = plan_resize(opened, target, options, force=force)
+        forecast = foresight.expect(plan, engine, execution.max_memory)
         if dry_run:
             seconds = time.perf_counter() - start
             return Report.of_plan(
-                plan, version=__version__, seconds=seconds, peak_bytes=memory.peak_bytes, totals=None
+                plan,
+                forecast,
+                version=__version__,
+                seconds=seconds,
+                peak_bytes=memory.peak_bytes,
+                totals=None,
             )
-        return run_resize(plan, engine, memory=memory, start=start)
+        return foresight.learnt(run_resize(plan, engine, memory=memory, start=start))
 
 
 def run_resize(plan: ResizePlan, engine: Engine, *, memory: PeakMemory, start: float) -> Report:

@@ -18,7 +18,7 @@ from loratools.checkpoints.hashing import file_root
 from loratools.checkpoints.journal import Journal, Line
 from loratools.checkpoints.spec import TensorSpec
 from loratools.checkpoints.trees import remove_whole
-from loratools.engine.plan import Job
+from loratools.engine.plan import Job, cost_of, memory_of
 from loratools.errors import LoratoolsError
 from loratools.operations.evidence import Evidence
 from loratools.operations.rewrite_layout import readable
@@ -68,6 +68,14 @@ class JournaledJob(Generic[Result]):
     @property
     def bytes(self) -> int:
         return self.job.bytes
+
+    @property
+    def memory(self) -> int:
+        return memory_of(self.job)
+
+    @property
+    def cost(self) -> float:
+        return cost_of(self.job)
 
     def run(self, workspace: Path) -> Done[Result]:
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from loratools.operations.sidefiles import SideFiles
 from loratools.operations.streaming import TensorFigures
 from loratools.operations.undo.kept import Kept
 from loratools.operations.undo.record import records_in
+from loratools.operations.written_bytes import json_text
 
 FIGURES = Codec(TensorFigures, Kept=Kept)
 
@@ -178,11 +178,6 @@ def _write_provenance(
             weights=[*(shard.file for shard in plan.shards), *records],
             files=({*plan.side.copied, *texts} - {*records}),
         ).write(folder)
-
-
-def json_text(content: Mapping[str, object]) -> str:
-    """An index or a config as it is written."""
-    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -12,21 +12,17 @@ from loratools.checkpoints.files import is_folder
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.spec import TensorSpec
 from loratools.engine.coverage import Coverage
-from loratools.engine.plan import Plan
+from loratools.engine.plan import Plan, Written
 from loratools.errors import UsageError
 from loratools.operations.merge_inputs import MergeInputs
+from loratools.operations.rates import finishing, overhead
 from loratools.operations.resuming import ResumableJob
 from loratools.operations.rewrite_layout import Outgoing, Shard, header_metadata, laid_out, readable
 from loratools.operations.rewrite_record import header_room, padded_header
 from loratools.operations.sidefiles import SideFiles, side_files
 from loratools.operations.streaming import CopyJob, TensorFigures
+from loratools.operations.written_bytes import most_in_texts, undo_bytes
 from loratools.reports.report import Totals
-
-READ_RATE = 1.0e9
-"""Bytes a second that a plan assumes for reading and computing, on one worker."""
-
-WRITE_RATE = 0.5e9
-"""Bytes a second that a plan assumes for writing and flushing."""
 
 _FOREIGN_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx"})
 
@@ -43,6 +39,9 @@ class TensorJob(ResumableJob[TensorFigures], Protocol):
     def memory(self) -> int:
         """Bytes that it holds at most, beside what its updates keep."""
         ...
+
+    @property
+    def cost(self) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,16 +110,19 @@ class Draft(Generic[Asked]):
     side: SideFiles
     coverage: Coverage
     config: Mapping[str, object] | None = None
+    likeness: str = ""
+    keeps_undo: bool = False
     warnings: tuple[str, ...] = ()
 
-    def planned(self, workers: int) -> RewritePlan[Asked]:
-        """The plan, with estimates for so many workers."""
+    def planned(self) -> RewritePlan[Asked]:
+        """The plan."""
         metadata = header_metadata(self.inputs.checkpoint)
         room, reserved = self._reserved()
         shards = laid_out(self.shards, {**metadata, **reserved})
         jobs = tuple(self._job(tensor, shard.place(tensor)) for shard in shards for tensor in shard.tensors)
         read = sum(job.bytes for job in jobs) + sum(one.opened.bytes for one in self.inputs.adapters)
-        write = sum(shard.layout.size for shard in shards) + self.side.bytes
+        weights = sum(shard.layout.size for shard in shards)
+        write = weights + self._beside(shards)
         return RewritePlan(
             command=self.command,
             output=self.output,
@@ -128,8 +130,13 @@ class Draft(Generic[Asked]):
             coverage=self.coverage,
             read_bytes=read,
             write_bytes=write,
-            memory_bytes=held_at_once(jobs, workers) + sum(_kept(shards)),
-            seconds=read / (READ_RATE * workers) + write / WRITE_RATE,
+            weight_bytes=weights,
+            written=self._told,
+            weights_written=Written.EXACTLY,
+            kept_bytes=sum(_kept(shards)),
+            overhead_bytes=overhead(self.command),
+            finishing_seconds=finishing(self.command, write),
+            likeness=self.likeness,
             warnings=(*self.warnings, *self.side.notes()),
             inputs=self.inputs,
             role=self.role,
@@ -152,15 +159,25 @@ class Draft(Generic[Asked]):
         room = header_room(record)
         return room, padded_header(record, room)
 
+    @property
+    def _told(self) -> Written:
+        if self.keeps_undo:
+            return Written.ABOUT
+        return Written.EXACTLY if self.one_file else Written.AT_MOST
+
+    def _beside(self, shards: Sequence[Shard]) -> int:
+        """Bytes of all but the weights."""
+        if self.one_file:
+            return self.side.bytes
+        adapters = [one.opened for one in self.inputs.adapters]
+        inputs = [self.inputs.checkpoint, *adapters]
+        record = undo_bytes(adapters, shards) if self.keeps_undo else 0
+        return self.side.bytes + most_in_texts(inputs, shards, self.config, self.side.copied) + record
+
     def _job(self, tensor: Outgoing, place: TensorSpec) -> TensorJob:
         if tensor.touched or tensor.source is None:
             return self.change(tensor, place)
         return CopyJob(readable(tensor.source), readable(place))
-
-
-def held_at_once(jobs: Sequence[TensorJob], workers: int) -> int:
-    """Bytes that the largest jobs hold at once."""
-    return sum(sorted((job.memory for job in jobs), reverse=True)[:workers])
 
 
 def _kept(shards: Sequence[Shard]) -> Iterator[int]:

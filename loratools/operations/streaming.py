@@ -18,7 +18,9 @@ from loratools.checkpoints.parts import Buffer, PartWriter
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import RawTensor, TensorSpec
 from loratools.operations.evidence import Evidence, of_tensor
-from loratools.operations.precision import Stored, Wide, stored, widened
+from loratools.operations.precision import Stored, Wide, stored, stored_dtype, widened
+from loratools.operations.rates import COPY_RATE
+from loratools.operations.scratch import Scratch
 
 if TYPE_CHECKING:
     from loratools.operations.undo.kept import Kept
@@ -35,6 +37,13 @@ def blocks(spec: TensorSpec) -> Iterator[tuple[int, int]]:
 
 PART_BYTES = 512 * 2**10
 """Bytes of wide numbers at a time where temporaries come and go: they stay in the cache (measured)."""
+
+
+_TO_DISK_BYTES = 8 * 2**20
+"""Bytes that are written before the disk is told to take them: it works while the next are computed."""
+
+_WORTH_BYTES = 2**20
+"""The least that is worth the call, at a tensor's end."""
 
 
 def parts(block: Wide, size: int | None = None) -> Iterator[slice]:
@@ -100,12 +109,17 @@ class Target:
         self._writer = PartWriter(workspace / spec.file)
         self._hasher = TensorHasher()
         self._done = 0
+        self._on_its_way = 0
 
     def write(self, data: Buffer) -> None:
         view = memoryview(data)
         self._writer.write(self.spec.offset + self._done, view)
         self._hasher.update(view)
         self._done += view.nbytes
+        waiting = self._done - self._on_its_way
+        if waiting >= (_TO_DISK_BYTES if self._done < self.spec.bytes else _WORTH_BYTES):
+            self._writer.begin_flush(self.spec.offset + self._on_its_way, waiting)
+            self._on_its_way = self._done
 
     def root(self) -> str:
         """The hash of what was written. Raises ValueError (a bug) unless that was all of the tensor."""
@@ -126,11 +140,15 @@ class Rows:
     """Rows of the input in the arithmetic's dtype, padded where the output has more of them.
 
     Scalars are taken as one row. Where the shapes differ in more than rows, or there is no input, all rows
-    are zeros: only a replacement, which does not look at them, can be meant.
+    are zeros: only a replacement, which does not look at them, can be meant. With `scratch`, a block is valid
+    until the next one.
     """
 
-    def __init__(self, source: Source | None, target: TensorSpec, arithmetic: str) -> None:
+    def __init__(
+        self, source: Source | None, target: TensorSpec, arithmetic: str, scratch: Scratch | None = None
+    ) -> None:
         self._source = source
+        self._scratch = scratch
         self._columns = target.shape[1:]
         self._arithmetic = arithmetic
         self._dtype = target.dtype if source is None else source.spec.dtype
@@ -146,7 +164,10 @@ class Rows:
         if known == 0 or self._source is None:
             return self._nothing(), self._zeros(count)
         original = stored(self._source.read(first, known))
-        return original, self._padded(original, count)
+        if known < count or self._scratch is None:
+            return original, self._padded(original, count)
+        block = self._scratch.array("block", original.shape, self._arithmetic)
+        return original, widened(original, self._dtype, self._arithmetic, out=block)
 
     def reader(self, updates: tuple[Update, ...]) -> Callable[[int, int], Wide]:
         """Reads rows for a first pass, with `updates` applied."""
@@ -181,7 +202,7 @@ class Rows:
     def _nothing(self) -> Stored:
         import numpy as np
 
-        return np.empty((0, *self._columns), dtype="uint16" if self._dtype == "bfloat16" else self._dtype)
+        return np.empty((0, *self._columns), dtype=stored_dtype(self._dtype))
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +250,10 @@ class CopyJob:
     @property
     def memory(self) -> int:
         return rows_of_block(self.target) * self.target.row_bytes
+
+    @property
+    def cost(self) -> float:
+        return self.bytes / COPY_RATE
 
     @property
     def leaves(self) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from loratools.operations.precision import (
     stored,
     widened,
 )
+from loratools.operations.rates import MULTIPLY_RATE, SUBTRACT_RATE
 from loratools.operations.streaming import PART_BYTES, Rows, Source, Target, TensorFigures, blocks, parts
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class SubtractJob:
         elements = rows_of_block(self.target) * math.prod(self.target.shape[1:])
         wide = ITEM_BYTES[arithmetic_dtype(self.target.dtype)]
         return elements * (3 * wide + ITEM_BYTES[self.target.dtype]) + 8 * PART_BYTES
+
+    @property
+    def cost(self) -> float:
+        ranks = sum(update.rank or 0 for update in self.updates)
+        return self.bytes / SUBTRACT_RATE + self.target.elements * ranks / MULTIPLY_RATE
 
     @property
     def leaves(self) -> tuple[str, ...]:

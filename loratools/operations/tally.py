@@ -3,59 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loratools.adapters.update import Update
 from loratools.checkpoints.spec import TensorSpec
-from loratools.operations.precision import Stored, Wide, differing, widened
-from loratools.operations.streaming import parts
+from loratools.operations.precision import Stored, Wide, differing, largest, widened
+from loratools.operations.rounded import Rounded, sum_of_squares
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Rounded", "Tally", "sum_of_squares"]
+__all__ = ["Tally"]
 
 _UNIT = 2.0**-24
 """Of float32, in which 16-bit tensors are merged."""
 
 _BLUR = 1e-2
 """Where float32's own rounding could exceed this share of the update, the error is measured in float64."""
-
-_PIECE = 128 * 2**10
-"""Bytes of wide numbers at a time: so little that the allocator keeps them at hand (measured)."""
-
-_SAFE = (1e-25, 1e30)
-"""Sums of squares in float32 between these lost nothing to underflow or overflow."""
-
-
-@dataclass(frozen=True)
-class Rounded:
-    """Some rows that a merge rounded.
-
-    Args:
-        original: the base's as stored; perhaps fewer than are written.
-        after: all of them after the updates, in wide arithmetic.
-        result: as written.
-        first: the number of the first.
-        draws: those by which they were rounded; None where that was to nearest.
-    """
-
-    original: Stored
-    after: Wide
-    result: Stored
-    first: int
-    draws: Stored | None
-
-    def error(self, dtype: str, rows: slice = slice(None)) -> Wide:
-        """What rounding to `dtype` added, in the wide arithmetic, in which it is an exact number."""
-        import numpy as np
-
-        error = widened(self.result[rows], dtype, str(self.after.dtype))
-        with np.errstate(invalid="ignore"):  # of infinities
-            error -= self.after[rows]
-        return error
 
 
 class Tally:
@@ -81,8 +46,8 @@ class Tally:
         """Some rows as written, and as they would be if nothing were added, perhaps fewer."""
         self.changed += result.size - before.size + differing(result[: len(before)], before)
 
-    def add(self, step: Rounded, *, largest: float) -> None:
-        """Some rows that were rounded; `largest` is the largest magnitude before that."""
+    def add(self, step: Rounded) -> None:
+        """Some rows that were rounded."""
         size = step.after.size
         if not size:
             return
@@ -90,12 +55,22 @@ class Tally:
             added = sum_of_squares(self._difference(step))
         else:
             added = self._known * self._known * (size / self._target.elements)  # perhaps infinite
-        pieces = parts(step.after, _PIECE)
-        squares = sum(sum_of_squares(step.error(self._target.dtype, rows)) for rows in pieces)
-        if step.after.dtype == "float32" and (_UNIT * largest) ** 2 * size > _BLUR**2 * added:
+        squares = step.lost
+        if step.after.dtype == "float32" and self._blurred(step, added):
             squares, added = self._in_float64(step, squares, added)
         self._added += added
         self._lost += squares
+
+    def _blurred(self, step: Rounded, added: float) -> bool:
+        """Whether float32's own rounding may have been a share of the update that would be seen."""
+
+        def reaches(magnitude: float) -> bool:
+            return (_UNIT * magnitude) ** 2 * step.after.size > _BLUR**2 * added
+
+        low, high = step.largest_between(self._target.dtype)
+        if reaches(low) == reaches(high):
+            return reaches(low)
+        return reaches(largest(step.after))
 
     @property
     def norm(self) -> float | None:
@@ -132,18 +107,3 @@ class Tally:
             moved -= widened(step.original, self._source_dtype, "float64")
             lost = sum_of_squares(moved - update)
         return lost, added if self._known is not None else sum_of_squares(update)
-
-
-def sum_of_squares(values: Wide) -> float:
-    """Of all finite ones; of float32 values to six digits, else in float64."""
-    import numpy as np
-
-    flat = values.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = float(np.dot(flat, flat))
-    least, most = _SAFE
-    if least < total < most:
-        return total
-    wide = flat.astype(np.float64)
-    wide = wide[np.isfinite(wide)]
-    return float(np.dot(wide, wide))

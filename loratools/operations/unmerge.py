@@ -11,9 +11,11 @@ from loratools import __version__
 from loratools.checkpoints.checkpoint import Checkpoint, Kind
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.reference import open_checkpoint
+from loratools.checkpoints.sizes import size_in_bytes
 from loratools.checkpoints.target import named_target
 from loratools.engine.engine import Engine
 from loratools.engine.execution import Execution
+from loratools.engine.foresight import Foresight
 from loratools.engine.memory import PeakMemory
 from loratools.engine.progress import Progress
 from loratools.errors import UsageError
@@ -42,6 +44,7 @@ def unmerge(
     allow_modified: bool = False,
     allow_unmatched: bool = False,
     workers: int | None = None,
+    max_memory: int | str | None = None,
     force: bool = False,
     resume: bool = False,
     dry_run: bool = False,
@@ -70,6 +73,9 @@ def unmerge(
             others.
         allow_unmatched: go on where keys of an adapter find no tensor.
         workers: threads; one a processor by default. They do not change what is written.
+        max_memory: bytes that the process may hold, interpreter and libraries included, as a number or like
+            "1.5GB"; by default what the machine has. Fewer jobs then run side by side; what is written is the
+            same.
         force: replace an output that exists.
         resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
             what this one finishes is kept for the next where it fails.
@@ -82,21 +88,25 @@ def unmerge(
     """
     start = time.perf_counter()
     target = named_target(output, dry_run=dry_run)
-    engine = Execution(workers).engine(progress)
+    execution = Execution(workers=workers, max_memory=size_in_bytes(max_memory))
+    foresight = Foresight(progress, learn=not resume)
+    engine = execution.engine(foresight)
     with PeakMemory() as memory:
         asked = _Asked(merged, as_list(adapters), weights, all_merges, allow_modified, allow_unmatched, force)
-        plan = asked.plan(target, engine.workers)
+        plan = asked.plan(target)
+        forecast = foresight.expect(plan, engine, execution.max_memory)
         if dry_run:
             return Report.of_plan(
                 plan,
+                forecast,
                 version=__version__,
                 seconds=time.perf_counter() - start,
                 peak_bytes=memory.peak_bytes,
                 totals=plan.totals,
             )
         if isinstance(plan.asked, RestoreOptions):
-            return run_restore(plan, engine, memory=memory, start=start, resume=resume)
-        return run_unmerge(plan, engine, memory=memory, start=start, resume=resume)
+            return foresight.learnt(run_restore(plan, engine, memory=memory, start=start, resume=resume))
+        return foresight.learnt(run_unmerge(plan, engine, memory=memory, start=start, resume=resume))
 
 
 @dataclass(frozen=True)
@@ -111,14 +121,14 @@ class _Asked:
     allow_unmatched: bool
     force: bool
 
-    def plan(self, target: Path | None, workers: int) -> RestorePlan | UnmergePlan:
+    def plan(self, target: Path | None) -> RestorePlan | UnmergePlan:
         if not self.adapters:
             if self.weights:
                 raise UsageError("weights were given, and no adapter", hint="name the adapters")
             checkpoint = open_checkpoint(self.merged)
             if checkpoint.kind is not Kind.CHECKPOINT:
                 raise UsageError("no merged checkpoint was given", hint="name it beside its adapters")
-            return self._restored(checkpoint, target, workers)
+            return self._restored(checkpoint, target)
         inputs = open_inputs(self.merged, self.adapters, self.weights)
         if self.all_merges:
             raise UsageError(
@@ -126,19 +136,16 @@ class _Asked:
             )
         record = last_record(inputs.checkpoint)
         if record is not None and self._are_those_of(record, inputs):
-            return self._restored(inputs.checkpoint, target, workers)
-        return plan_unmerge(
-            inputs, target, allow_unmatched=self.allow_unmatched, force=self.force, workers=workers
-        )
+            return self._restored(inputs.checkpoint, target)
+        return plan_unmerge(inputs, target, allow_unmatched=self.allow_unmatched, force=self.force)
 
-    def _restored(self, checkpoint: Checkpoint, target: Path | None, workers: int) -> RestorePlan:
+    def _restored(self, checkpoint: Checkpoint, target: Path | None) -> RestorePlan:
         return plan_restore(
             checkpoint,
             target,
             all_of=self.all_merges,
             allow_modified=self.allow_modified,
             force=self.force,
-            workers=workers,
         )
 
     def _are_those_of(self, record: UndoRecord, inputs: MergeInputs) -> bool:

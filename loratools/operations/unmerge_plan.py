@@ -46,7 +46,7 @@ UnmergePlan = RewritePlan[UnmergeOptions]
 
 
 def plan_unmerge(
-    inputs: MergeInputs, output: Path | None, *, allow_unmatched: bool, force: bool, workers: int
+    inputs: MergeInputs, output: Path | None, *, allow_unmatched: bool, force: bool
 ) -> UnmergePlan:
     """Binds the adapters to the merged checkpoint, and refuses by name what cannot be subtracted.
 
@@ -99,8 +99,9 @@ def plan_unmerge(
         ),
         side=files_beside(inputs.checkpoint, output, one_file=one_file),
         coverage=planned_coverage(inputs, binding, tensors, role="merged", verb="subtracted"),
+        likeness="by subtraction",
         warnings=(*said(inputs, binding), *notes, *taken),
-    ).planned(workers)
+    ).planned()
 
 
 def unmerge_record(

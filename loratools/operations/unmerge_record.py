@@ -104,7 +104,10 @@ class MergeRecord:
         for one, fingerprint in zip(inputs.adapters, fingerprints, strict=True):
             match = _best([held for held in left if held[0].fingerprint == fingerprint], one)
             if match is None:
-                notes.append(f"{one.name} is none of the adapters that were merged into {name}")
+                notes.append(
+                    f"{one.name} is none of the adapters that the last merge into {name} added; "
+                    "where an earlier one added it and every merge kept its undo record, use --all"
+                )
                 adapters.append(one)
                 continue
             left.remove(match)

@@ -9,21 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import loratools
+from loratools.checkpoints.sizes import size_in_bytes
 from loratools.engine.coverage import Action, Coverage, CoverageRow
 from loratools.engine.engine import Engine
 from loratools.engine.execution import Execution
+from loratools.engine.foresight import Foresight
 from loratools.engine.memory import PeakMemory
 from loratools.engine.plan import Plan
 from loratools.engine.progress import Progress
 from loratools.operations.bare import everything
-from loratools.operations.rates import READ_RATE
+from loratools.operations.rates import overhead
 from loratools.operations.references import Reference, as_list
 from loratools.operations.verification.compared import compare
 from loratools.operations.verification.comparison import Comparison, VerifyOptions, comparison_of
 from loratools.operations.verification.distance_job import DistanceJob
 from loratools.operations.verification.integrity import Integrity, integrity_of
 from loratools.operations.verification.subjects import WEIGHTS, Subject, open_subjects
-from loratools.operations.verification.tensors import PIECE_BYTES, TensorJob
+from loratools.operations.verification.tensors import TensorJob
 from loratools.reports.report import Report
 from loratools.reports.verdict import verdict
 from loratools.reports.verification import Check
@@ -39,6 +41,7 @@ def verify(
     window: int | None = None,
     batch: int | None = None,
     workers: int | None = None,
+    max_memory: int | str | None = None,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> Report:
@@ -57,6 +60,9 @@ def verify(
         window: tokens in a window; 512 by default, or as many as the model has positions.
         batch: windows in a batch; as many as fit into some hundred megabytes by default.
         workers: threads; one a processor by default.
+        max_memory: bytes that the process may hold, interpreter and libraries included, as a number or like
+            "1.5GB"; by default what the machine has. Fewer jobs then run side by side; what is found is the
+            same.
         dry_run: plan only; nothing is read but headers.
         progress: is told what is done.
 
@@ -72,20 +78,24 @@ def verify(
     """
     started = time.perf_counter()
     options = VerifyOptions.parse(text=text, window=window, batch=batch, min_agreement=min_agreement)
-    engine = Execution(workers).engine(progress)
+    execution = Execution(workers=workers, max_memory=size_in_bytes(max_memory))
+    foresight = Foresight(progress)
+    engine = execution.engine(foresight)
     with PeakMemory() as memory:
         named = as_list(references)
         subjects = open_subjects(named or everything())
         comparison = comparison_of(subjects, options) if named else None
-        plan = _plan(subjects, comparison, engine.workers)
+        plan = _plan(subjects, comparison)
+        forecast = foresight.expect(plan, engine, execution.max_memory)
         if dry_run:
             return Report.of_plan(
                 plan,
+                forecast,
                 version=loratools.__version__,
                 seconds=time.perf_counter() - started,
                 peak_bytes=memory.peak_bytes,
             )
-        return _run(plan, options, engine, memory=memory, started=started)
+        return foresight.learnt(_run(plan, options, engine, memory=memory, started=started))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,18 +106,22 @@ class VerifyPlan(Plan[TensorJob | DistanceJob]):
     comparison: Comparison | None = field(repr=False)
 
     @property
+    def stages(self) -> tuple[tuple[str, Sequence[TensorJob | DistanceJob]], ...]:
+        distances = tuple(job for job in self.jobs if isinstance(job, DistanceJob))
+        return (("verify", self.reading), ("distances", distances))
+
+    @property
     def reading(self) -> tuple[TensorJob, ...]:
         return tuple(job for job in self.jobs if isinstance(job, TensorJob))
 
 
-def _plan(subjects: tuple[Subject, ...], comparison: Comparison | None, workers: int) -> VerifyPlan:
+def _plan(subjects: tuple[Subject, ...], comparison: Comparison | None) -> VerifyPlan:
     distances = None if comparison is None else comparison.distances
     reading = tuple(job for subject in subjects for job in subject.jobs)
     measuring = () if distances is None else distances.jobs
     jobs: tuple[TensorJob | DistanceJob, ...] = (*reading, *measuring)
     size = sum(job.bytes for job in jobs)
     updates = [update.memory(job.tuned) for job in measuring for update in job.updates]
-    held = sorted((job.memory for job in measuring), reverse=True)[:workers]
     return VerifyPlan(
         command="verify",
         output=None,
@@ -115,8 +129,9 @@ def _plan(subjects: tuple[Subject, ...], comparison: Comparison | None, workers:
         coverage=Coverage.of(_pending(subjects) if distances is None else distances.coverage),
         read_bytes=size,
         write_bytes=0,
-        memory_bytes=max(2 * workers * PIECE_BYTES, sum(held) + sum(updates)),
-        seconds=size / (READ_RATE * workers),
+        kept_bytes=sum(updates),
+        overhead_bytes=overhead("verify"),
+        likeness="compared" if measuring else "read",
         warnings=(
             *(f"{one.reference}: {line}" for one in subjects if one.opened for line in one.opened.warnings),
             *(distances.warnings if distances is not None else ()),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loratools.engine.coverage import Coverage
+from loratools.engine.forecast import Forecast
 from loratools.engine.plan import Plan
 
 SCHEMA = 1
@@ -169,13 +170,29 @@ class InspectedItem:
 
 @dataclass(frozen=True, slots=True)
 class PlannedWork:
-    """What a dry run foretells: jobs, bytes read, at most written and at most held, and estimated seconds."""
+    """What a dry run foretells.
+
+    `read_bytes` and `write_bytes` are those of the whole run, `weight_bytes` those of the files of weights in
+    what it writes; `written` and `weights_written` say how well headers tell them: "exactly", "at most" or
+    "about". `memory_bytes` is the peak of anonymous memory, interpreter and libraries included, with
+    `workers` of the largest jobs side by side; `least_memory_bytes` the least that `--max-memory` may be.
+    `estimated_seconds` is the time that the whole run takes. `calibration_runs` of this machine stand behind
+    it: of the same kind where `calibrated` is "alike", of a similar one where it is "similar", none where it
+    is "no".
+    """
 
     jobs: int
     read_bytes: int
     write_bytes: int
     memory_bytes: int
     estimated_seconds: float
+    weight_bytes: int
+    written: str
+    weights_written: str
+    least_memory_bytes: int
+    workers: int
+    calibration_runs: int
+    calibrated: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,14 +256,31 @@ class Report:
     def of_plan(
         cls,
         plan: Plan[Any],
+        forecast: Forecast,
         *,
         version: str,
         seconds: float,
         peak_bytes: int | None,
         totals: Totals | None = None,
     ) -> Report:
-        """What `--dry-run` reports: the plan's coverage and, under `plan`, the work that it foretells."""
-        work = PlannedWork(len(plan.jobs), plan.read_bytes, plan.write_bytes, plan.memory_bytes, plan.seconds)
+        """What `--dry-run` reports: the plan's coverage and, under `plan`, the work that it foretells.
+
+        `seconds` is what planning took, and is part of every run.
+        """
+        work = PlannedWork(
+            jobs=len(plan.jobs),
+            read_bytes=plan.read_bytes,
+            write_bytes=plan.write_bytes,
+            memory_bytes=forecast.memory_bytes,
+            estimated_seconds=seconds + forecast.seconds,
+            weight_bytes=plan.weight_bytes,
+            written=plan.written.value,
+            weights_written=plan.weights_written.value,
+            least_memory_bytes=forecast.least_bytes,
+            workers=forecast.workers,
+            calibration_runs=forecast.runs,
+            calibrated="alike" if forecast.alike else "similar" if forecast.runs else "no",
+        )
         return cls(
             plan.command,
             version,

@@ -74,11 +74,22 @@ def _detail(value: object) -> Iterator[Page]:
 
 
 def _work(work: PlannedWork) -> str:
-    return (
-        f"{work.jobs} jobs would read {words.size(work.read_bytes)}, write at most "
-        f"{words.size(work.write_bytes)} and hold at most {words.size(work.memory_bytes)}, in about "
-        f"{words.seconds(work.estimated_seconds)}"
-    )
+    runs = f"{work.calibration_runs} run{'s' if work.calibration_runs > 1 else ''} on this machine"
+    basis = {
+        "alike": f"as {runs} told",
+        "similar": f"as {runs.replace(' on', ' of other settings on')} told",
+        "no": "not calibrated: no run on this machine has told yet",
+    }[work.calibrated]
+    lines = [
+        f"{work.jobs} jobs would read {words.size(work.read_bytes)}, write {work.written} "
+        f"{words.size(work.write_bytes)} and hold about {words.size(work.memory_bytes)}, in about "
+        f"{words.seconds(work.estimated_seconds)} on {work.workers} worker{'s' if work.workers > 1 else ''} "
+        f"({basis})"
+    ]
+    if work.weight_bytes:
+        lines.append(f"of what is written, weights are {work.weights_written} {work.weight_bytes:,} bytes")
+    lines.append(f"the least that --max-memory may be is {words.size(work.least_memory_bytes)}")
+    return "\n".join(lines)
 
 
 def _totals(totals: Totals) -> str:

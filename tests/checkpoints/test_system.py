@@ -12,6 +12,10 @@ from fixtures.layers import PACKAGE, sources
 
 ALLOWED = {
     "engine/blas.py": {"read_text", "ctypes"},  # /proc/self/maps, and the BLAS that it names
+    "engine/calibration.py": {  # what runs taught, in the user's cache folder: never an input or an output
+        *("read_text", "os.open", "os.fstat", "os.read", "os.close", "mkdir", "write_text", "unlink"),
+    },
+    "engine/limits.py": {"read_text"},  # /proc and /sys: the limits of this process
     "engine/memory.py": {"read_bytes"},  # /proc/self/status
     "checkpoints/liveness.py": {"read_text", "readlink"},  # /proc: which processes there are
     "cli/failures.py": {"os.open", "os.close"},  # /dev/null for a stdout that is gone

@@ -8,7 +8,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from loratools.cli.bar import Bar
+from loratools.cli import bar as bar_module
+from loratools.cli.bar import Bar, Countdown
 from loratools.cli.options import Invocation
 from loratools.cli.render import watch
 
@@ -93,3 +94,37 @@ def test_it_is_drawn_on_a_terminal_only(
     monkeypatch.setattr(sys, "stderr", stderr)
     with watch(made) as progress:
         assert (progress is not None) == is_drawn
+
+
+def test_the_time_left_is_that_of_the_whole_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(bar_module.time, "monotonic", lambda: now[0])
+    console = terminal()
+    with Bar(console) as bar:
+        bar.start("reading", 2, 100)
+        bar.left(3725.0)
+        bar._rich.refresh()
+        assert "1:02:05 left" in drawn(console)
+
+
+def test_the_time_left_counts_down_and_never_leaps(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(bar_module.time, "monotonic", lambda: now[0])
+    countdown = Countdown()
+    assert countdown.seconds() is None
+    countdown.expect(100.0)
+    now[0] = 10.0
+    assert countdown.seconds() == 90.0
+    countdown.expect(290.0)  # three times as long as it looked: shown by and by
+    assert countdown.seconds() == 150.0
+    now[0] = 1000.0
+    assert countdown.seconds() == 0.0
+
+
+def test_without_a_forecast_no_time_is_told() -> None:
+    console = terminal()
+    with Bar(console) as bar:
+        bar.start("reading", 2, 100)
+        bar.advance("one", 50)
+        bar._rich.refresh()
+    assert "left" not in drawn(console)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loratools.linalg import svd
+from loratools.linalg.norms import distance_squared, frobenius_squared
 from loratools.linalg.svd import Factorization, SvdMethod, truncated_svd
 
 METHODS = list(SvdMethod)
@@ -216,6 +217,19 @@ def test_a_search_without_budget_ends_in_lapack(monkeypatch: pytest.MonkeyPatch)
     assert found.certificate.excess is not None and found.certificate.excess < 1e-6
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e30], ids=str)
+def test_a_norm_that_is_known_changes_nothing(scale: float) -> None:
+    delta = decaying(400, 350) * scale
+    known = frobenius_squared(delta)  # at the outer scales zero and infinite
+    told = truncated_svd(delta, rank=5, norm_squared=known)
+    asked = truncated_svd(delta, rank=5)
+    assert told.certificate == asked.certificate and told.norm_squared == asked.norm_squared
+    assert all(
+        torch.equal(*pair)
+        for pair in zip((told.U, told.S, told.Vh), (asked.U, asked.S, asked.Vh), strict=True)
+    )
+
+
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
 def test_entries_that_are_not_finite_are_counted(wrong: float) -> None:
     delta = decaying(40, 30)
@@ -250,3 +264,16 @@ def test_only_matrices_of_two_dtypes_are_taken() -> None:
         truncated_svd(torch.ones(3, 0), rank=1)
     with pytest.raises(TypeError, match="bfloat16"):
         truncated_svd(torch.ones(3, 3, dtype=torch.bfloat16), rank=1)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_distances_in_blocks(transposed: bool) -> None:
+    generator = torch.Generator().manual_seed(4)
+    rows, columns = (1500, 900) if not transposed else (900, 1500)
+    stored = torch.randn(1500, 900, generator=generator)
+    matrix = stored.T if transposed else stored
+    left = torch.randn(rows, 3, generator=generator)
+    right = torch.randn(3, columns, generator=generator)
+    expected = float((matrix.double() - left.double() @ right.double()).square().sum())
+    assert distance_squared(matrix, left, right) == pytest.approx(expected, rel=1e-6)
+    assert distance_squared(matrix, left.double(), right.double()) == pytest.approx(expected, rel=1e-13)

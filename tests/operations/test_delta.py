@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -125,3 +127,39 @@ def test_nor_are_squares_that_vanish(tmp_path: Path, dtype: torch.dtype) -> None
     base = torch.full((4, 4), 1e-30, dtype=dtype)
     read = difference(stored(tmp_path, "base", base), stored(tmp_path, "tuned", base * 2))
     assert read.base_norm == pytest.approx(4 * float(base[0, 0]), rel=1e-6)
+
+
+def test_the_norm_comes_along(tmp_path: Path) -> None:
+    base, tuned = torch.randn(11, 7).bfloat16(), torch.randn(11, 7).bfloat16()
+    read = difference(stored(tmp_path, "base", base), stored(tmp_path, "tuned", tuned))
+    assert read.norm_squared == pytest.approx(float(read.delta.double().norm()) ** 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(("broken", "count"), [("base", 2), ("tuned", 3)])
+def test_values_that_are_not_finite_on_either_side(tmp_path: Path, broken: str, count: int) -> None:
+    sides = {name: torch.randn(11, 7).bfloat16() for name in ("base", "tuned")}
+    sides[broken].view(-1)[:count] = torch.tensor([math.inf, math.nan, -math.inf])[:count].bfloat16()
+    specs = [stored(tmp_path, name, tensor) for name, tensor in sides.items()]
+    for look in (difference, compare):
+        with pytest.raises(LoratoolsError, match=f"^{count} of 77 values") as told:
+            look(*specs)
+        assert told.value.file == str(specs[list(sides).index(broken)].file)
+
+
+def test_finite_values_whose_difference_is_too_large(tmp_path: Path) -> None:
+    base = torch.full((4, 3), 3e38).bfloat16()
+    read = difference(stored(tmp_path, "base", base), stored(tmp_path, "tuned", -base))
+    assert read.norm_squared is not None and not math.isfinite(read.norm_squared)
+
+
+def test_memory_is_used_again_by_the_same_thread_alone(tmp_path: Path) -> None:
+    specs = [stored(tmp_path, name, torch.randn(11, 7)) for name in ("one", "two", "three")]
+    first = difference(specs[0], specs[1], reuse=True).delta
+    kept = first.clone()
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(difference, specs[0], specs[2], reuse=True).result().delta
+    assert torch.equal(first, kept) and not torch.equal(elsewhere, kept)
+    again = difference(specs[0], specs[2], reuse=True).delta
+    assert again.data_ptr() == first.data_ptr() and torch.equal(first, elsewhere)
+    fresh = difference(specs[0], specs[1]).delta
+    assert torch.equal(fresh, kept) and torch.equal(first, elsewhere)

@@ -13,7 +13,7 @@ from fixtures.lora_files import Factors, Tensors, decoder, lora_factors, write_a
 from fixtures.peft_models import CASES, make_adapter, save_base
 from loratools.checkpoints.provenance import read_provenance
 from loratools.operations.merge import merge
-from loratools.operations.tally import sum_of_squares
+from loratools.operations.rounded import sum_of_squares
 from loratools.reports.report import Report
 
 

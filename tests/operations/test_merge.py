@@ -208,7 +208,7 @@ def test_jobs_are_small_and_can_be_pickled(base: Path, adapter: Path, tmp_path: 
         allow_other_base=False,
         force=False,
     )
-    plan = plan_merge(inputs, tmp_path / "out", options, workers=2)
+    plan = plan_merge(inputs, tmp_path / "out", options)
     figures = {}
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from loratools.engine.coverage import Action, Coverage, CoverageRow
-from loratools.engine.plan import Plan
+from loratools.engine.forecast import Forecast
+from loratools.engine.plan import Plan, Written
 from loratools.reports import words
 from loratools.reports.columns import Column, table
 from loratools.reports.modules import MANY, families
@@ -154,34 +155,74 @@ def test_every_name_is_there_when_asked_for() -> None:
     assert "    norm.0, norm.1, norm.2, norm.3, norm.4\n" in text
 
 
+FORECAST = Forecast(
+    seconds=90.0,
+    phases={},
+    memory_bytes=3_000_000_000,
+    least_bytes=1_000_000_000,
+    jobs_bytes=2_000_000_000,
+    budget=None,
+    workers=2,
+    runs=1,
+    alike=False,
+)
+
+
 @pytest.mark.parametrize("full", [False, True])
 def test_a_dry_run_tells_every_fate_and_the_work(full: bool) -> None:
-    plan = Plan("extract", Path("out"), ((), ()), Coverage.of(ROWS), 1_000_000, 2_000, 3_000_000_000, 90.0)
-    text = printed(Report.of_plan(plan, version="1", seconds=0.1, peak_bytes=None), full=full)
+    plan = Plan("extract", Path("out"), ((), ()), Coverage.of(ROWS), 1_000_000, 2_000)
+    text = printed(Report.of_plan(plan, FORECAST, version="1", seconds=0.5, peak_bytes=None), full=full)
     for reason in {row.reason for row in ROWS}:
         assert reason in text
-    assert "2 jobs would read 1 MB, write at most 2 kB and hold at most 3 GB, in about 90.0 s" in text
+    assert "2 jobs would read 1 MB, write at most 2 kB and hold about 3 GB, in about 90.5 s on 2 work" in text
+    assert "(as 1 run of other settings on this machine told)" in text
+    assert "the least that --max-memory may be is 1 GB" in text
+    assert "weights" not in text
     assert "nothing was written to out" in text
 
 
 def test_a_dry_run_in_full_has_a_row_for_every_tensor() -> None:
-    plan = Plan("extract", Path("out"), (), Coverage.of(ROWS), 0, 0, 0, 0.0)
-    text = printed(Report.of_plan(plan, version="1", seconds=0.1, peak_bytes=None), full=True)
+    plan = Plan("extract", Path("out"), (), Coverage.of(ROWS), 0, 0)
+    text = printed(Report.of_plan(plan, FORECAST, version="1", seconds=0.1, peak_bytes=None), full=True)
     for row in ROWS:
         assert any(row.tensor in line.split() and row.action.value in line for line in text.splitlines())
 
 
 def test_a_plan_says_in_json_what_it_foretells() -> None:
-    plan = Plan("extract", Path("out"), (1,), Coverage.of(()), 1, 2, 3, 4.0)
-    made = Report.of_plan(plan, version="1", seconds=0.1, peak_bytes=None).to_json()
+    plan = Plan("extract", Path("out"), (1,), Coverage.of(()), 1, 2, weight_bytes=1)
+    made = Report.of_plan(plan, FORECAST, version="1", seconds=0.5, peak_bytes=None).to_json()
     assert made["dry_run"] is True
     assert made["plan"] == {
         "jobs": 1,
         "read_bytes": 1,
         "write_bytes": 2,
-        "memory_bytes": 3,
-        "estimated_seconds": 4.0,
+        "memory_bytes": 3_000_000_000,
+        "estimated_seconds": 90.5,
+        "weight_bytes": 1,
+        "written": "at most",
+        "weights_written": "at most",
+        "least_memory_bytes": 1_000_000_000,
+        "workers": 2,
+        "calibration_runs": 1,
+        "calibrated": "similar",
     }
+
+
+BASES = {
+    "no": ({"runs": 0}, "(not calibrated: no run on this machine has told yet)"),
+    "alike": ({"runs": 3, "alike": True}, "(as 3 runs on this machine told)"),
+}
+
+
+@pytest.mark.parametrize(("known", "told"), BASES.values(), ids=BASES)
+def test_a_plan_says_what_stands_behind_it(known: dict[str, int], told: str) -> None:
+    plan = Plan(
+        "merge", None, (1,), Coverage.of(()), 1, 2, weight_bytes=1234, weights_written=Written.EXACTLY
+    )
+    forecast = replace(FORECAST, workers=1, **known)
+    text = printed(Report.of_plan(plan, forecast, version="1", seconds=0.5, peak_bytes=None), full=False)
+    assert f"in about 90.5 s on 1 worker {told}" in text
+    assert "of what is written, weights are exactly 1,234 bytes" in text
 
 
 def test_totals_and_the_last_line() -> None:

@@ -22,13 +22,13 @@ from loratools.operations.analysis.places import in_model_order, module_of
 from loratools.operations.analysis.update_directions import directions_of
 from loratools.operations.delta import read_finite
 from loratools.operations.extract_options import FAILURE_PROBABILITY
-from loratools.operations.rates import MULTIPLY_RATE, READ_RATE
+from loratools.operations.rates import MULTIPLY_RATE, READ_RATE, overhead
 from loratools.operations.seeds import module_seed
 
-__all__ = ["AmplifyJob", "AmplifyPlan", "amplify_adapters", "plan_adapters"]
+__all__ = ["AmplifyJob", "AmplifyPlan", "amplify_adapters", "plan_adapters", "run_adapters"]
 
 _PASSES = 16
-"""Passes over the weight, behind the estimate of seconds."""
+"""Passes over the weight, behind what a job costs."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,18 @@ class AmplifyJob:
     def bytes(self) -> int:
         return self.tensor.bytes
 
+    @property
+    def memory(self) -> int:
+        """The weight as stored and in float32, a Krylov space, and, for DoRA, the difference it makes."""
+        elements = self.tensor.elements
+        dense = 16 * elements if any(update.kind == "dora" for _, update in self.updates) else 0
+        return self.bytes + 4 * elements + dense + 96 * (max(self.ranks) + 24) * sum(self.tensor.shape)
+
+    @property
+    def cost(self) -> float:
+        products = _PASSES * 2 * self.tensor.elements * (max(self.ranks) + 24)
+        return self.bytes / READ_RATE + products / MULTIPLY_RATE
+
     def run(self, workspace: Path) -> tuple[AmplifiedBy, ...]:
         weight = read_finite(self.tensor)
         rows, columns = weight.shape
@@ -79,9 +91,7 @@ class AmplifyPlan(Plan[AmplifyJob]):
     adapters: tuple[BoundAdapter, ...] = field(kw_only=True, repr=False)
 
 
-def plan_adapters(
-    base: Checkpoint, adapters: Sequence[Checkpoint], options: AnalyzeOptions, *, workers: int = 1
-) -> AmplifyPlan:
+def plan_adapters(base: Checkpoint, adapters: Sequence[Checkpoint], options: AnalyzeOptions) -> AmplifyPlan:
     """Binds the adapters to the base, and settles what headers can tell.
 
     Raises:
@@ -98,8 +108,8 @@ def plan_adapters(
         coverage=Coverage.of(_coverage(base, bound)),
         read_bytes=sum(job.bytes for job in jobs),
         write_bytes=0,
-        memory_bytes=workers * max(map(_held, jobs), default=0),
-        seconds=sum(map(_seconds, jobs)) / workers,
+        overhead_bytes=overhead("analyze"),
+        likeness="amplification",
         warnings=(*base.warnings, *(line for adapter in bound for line in adapter.warnings)),
         adapters=bound,
     )
@@ -113,7 +123,11 @@ def amplify_adapters(
     Raises:
         LoratoolsError: as `plan_adapters`; a tensor that cannot be read, or holds values that are not finite.
     """
-    plan = plan_adapters(base, adapters, options, workers=engine.workers)
+    return run_adapters(plan_adapters(base, adapters, options), engine)
+
+
+def run_adapters(plan: AmplifyPlan, engine: Engine) -> Findings:
+    """Reads and projects what a plan says. Raises LoratoolsError as `amplify_adapters`."""
     rows = [
         row
         for job, found in engine.run("analysing", plan.jobs, Path())
@@ -163,19 +177,3 @@ def _coverage(base: Checkpoint, adapters: Sequence[BoundAdapter]) -> Iterator[Co
         yield CoverageRow("base", name, action, reason, spec.bytes)
     for adapter in adapters:
         yield from adapter.coverage({})
-
-
-def _held(job: AmplifyJob) -> int:
-    """The weight as stored and in float32, a Krylov space, and, for DoRA, the difference it makes."""
-    dense = 16 * job.tensor.elements if any(update.kind == "dora" for _, update in job.updates) else 0
-    return (
-        job.tensor.bytes
-        + 4 * job.tensor.elements
-        + dense
-        + 96 * (max(job.ranks) + 24) * sum(job.tensor.shape)
-    )
-
-
-def _seconds(job: AmplifyJob) -> float:
-    width = max(job.ranks) + 24
-    return job.bytes / READ_RATE + _PASSES * 2 * job.tensor.elements * width / MULTIPLY_RATE

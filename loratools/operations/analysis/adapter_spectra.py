@@ -14,15 +14,13 @@ from loratools.operations.analysis.options import AnalyzeOptions
 from loratools.operations.analysis.places import in_model_order
 from loratools.operations.analysis.similarity_notes import named
 from loratools.operations.analysis.skinny import SkinnyAdapter, SkinnyModule, adapter_labels, refuse_above
+from loratools.operations.rates import READ_RATE, overhead
 from loratools.reports.analysis import Spectrum
 
 if TYPE_CHECKING:
     from loratools.operations.analysis.spectrum_row import KnownSpectrum
 
 __all__ = ["SpectrumJob", "adapter_spectra", "plan_spectra", "powers_of_two"]
-
-_READ_RATE = 300e6
-"""Bytes of factors a second that one worker reads and decomposes (measured at rank 16)."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +37,19 @@ class SpectrumJob:
     def bytes(self) -> int:
         return self.module.bytes
 
+    @property
+    def memory(self) -> int:
+        return 6 * self.bytes  # float64 of bfloat16, and as much again
+
+    @property
+    def cost(self) -> float:
+        return self.bytes / READ_RATE
+
     def run(self, workspace: Path) -> KnownSpectrum:
         return spectrum_of(self.module)
 
 
-def plan_spectra(adapter: SkinnyAdapter, options: AnalyzeOptions, *, workers: int = 1) -> Plan[SpectrumJob]:
+def plan_spectra(adapter: SkinnyAdapter, options: AnalyzeOptions) -> Plan[SpectrumJob]:
     """The jobs of one adapter's spectra, from its headers.
 
     Raises:
@@ -60,8 +66,8 @@ def plan_spectra(adapter: SkinnyAdapter, options: AnalyzeOptions, *, workers: in
         coverage=Coverage.of(adapter.coverage(label, Action.APPLIED, "spectrum of the product", {})),
         read_bytes=size,
         write_bytes=0,
-        memory_bytes=workers * 6 * max(job.bytes for job in jobs),
-        seconds=size / (_READ_RATE * workers),
+        overhead_bytes=overhead("spectra"),
+        likeness="spectra",
         warnings=adapter.warnings,
     )
 
@@ -72,10 +78,16 @@ def adapter_spectra(adapter: SkinnyAdapter, options: AnalyzeOptions, engine: Eng
     Raises:
         LoratoolsError: factors cannot be read, or hold values that are not finite.
     """
+    return run_spectra(plan_spectra(adapter, options), adapter, options, engine)
+
+
+def run_spectra(
+    plan: Plan[SpectrumJob], adapter: SkinnyAdapter, options: AnalyzeOptions, engine: Engine
+) -> Findings:
+    """Reads and decomposes what a plan says. Raises LoratoolsError as `adapter_spectra`."""
     from loratools.operations.analysis.spectrum_row import spectrum_row
 
     ranks = options.ranks or powers_of_two(adapter.rank)
-    plan = plan_spectra(adapter, options, workers=engine.workers)
     rows: list[Spectrum] = []
     for job, known in engine.run("decomposing", plan.jobs, Path(), torch=False):
         rows.append(spectrum_row(job.name, adapter.reference, known, ranks=ranks))

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from loratools.adapters.lowrank import LowRank
-from loratools.checkpoints.spec import TensorSpec
+from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
 from loratools.linalg.directions import GUARD, leading_directions
 from loratools.linalg.energies import LeadingEnergies
 from loratools.linalg.krylov import wide
@@ -25,6 +25,7 @@ from loratools.operations.analysis.delta_directions import (
 from loratools.operations.analysis.overlap import Overlapping, overlapping, sines_for_shares
 from loratools.operations.analysis.spectrum_row import KnownSpectrum
 from loratools.operations.delta import difference, unfactorable
+from loratools.operations.rates import MULTIPLY_RATE, READ_RATE
 from loratools.operations.seeds import module_seed
 
 __all__ = ["DeltaFacts", "DeltaJob"]
@@ -44,6 +45,10 @@ class DeltaFacts:
     @property
     def norm(self) -> float:
         return math.sqrt(self.spectrum.norm_squared)
+
+
+_PASSES = {False: 8, True: 24}
+"""Passes over the matrix, without and with amplification, behind what a job costs."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,22 @@ class DeltaJob:
     @property
     def bytes(self) -> int:
         return self.base.bytes + self.tuned.bytes
+
+    @property
+    def memory(self) -> int:
+        """Both sides as stored, the delta in its arithmetic's dtype, a Krylov space or LAPACK's copies."""
+        item = 4 if max(ITEM_BYTES[self.base.dtype], ITEM_BYTES[self.tuned.dtype]) == 2 else 8
+        elements = self.tuned.elements
+        work = 12 * (max(self.ranks) + 32) * sum(self.tuned.shape) * 8
+        if self.full or self.smaller_side < 640:
+            work = max(work, 4 * 8 * elements)
+        return self.bytes + 2 * item * elements + work
+
+    @property
+    def cost(self) -> float:
+        width = min(self.smaller_side, max(self.ranks) + 8)
+        products = _PASSES[self.amplification] * 2 * self.tuned.elements * width
+        return self.bytes / READ_RATE + products / MULTIPLY_RATE
 
     @property
     def _shape(self) -> tuple[int, int]:

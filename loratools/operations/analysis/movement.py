@@ -8,7 +8,8 @@ from pathlib import Path
 
 from loratools.checkpoints.spec import TensorSpec
 from loratools.operations.analysis.places import module_of, place_of
-from loratools.operations.delta import distance
+from loratools.operations.delta import READ_BYTES, distance
+from loratools.operations.rates import READ_RATE
 from loratools.reports.analysis import Movement, TokenMovement
 
 __all__ = ["MOST_TOKENS", "MoveJob", "Moved", "MovedRow", "movement_row", "token_rows"]
@@ -47,6 +48,14 @@ class MoveJob:
     @property
     def bytes(self) -> int:
         return self.base.bytes + self.tuned.bytes
+
+    @property
+    def memory(self) -> int:
+        return 2 * READ_BYTES  # in float64
+
+    @property
+    def cost(self) -> float:
+        return self.bytes / READ_RATE
 
     def run(self, workspace: Path) -> Moved:
         found = distance(self.base, self.tuned, by_row=self.tokens)

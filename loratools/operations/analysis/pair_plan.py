@@ -9,7 +9,6 @@ from loratools.adapters.layers import Layer
 from loratools.adapters.lowrank import LowRank
 from loratools.adapters.tying import input_embedding
 from loratools.checkpoints.checkpoint import Checkpoint
-from loratools.checkpoints.spec import ITEM_BYTES
 from loratools.engine.coverage import Action, Coverage, CoverageRow
 from loratools.engine.plan import Plan
 from loratools.errors import UsageError
@@ -20,15 +19,12 @@ from loratools.operations.analysis.options import AnalyzeOptions, SpectrumExtent
 from loratools.operations.analysis.places import in_model_order
 from loratools.operations.extract_options import FAILURE_PROBABILITY, NOISE_PROBABILITY, Selection
 from loratools.operations.pairing import Pair, PairedTensor, Side, pair_checkpoints
-from loratools.operations.rates import MULTIPLY_RATE, READ_RATE
+from loratools.operations.rates import overhead
 from loratools.operations.roles import Assignment, Role, assign
 
 __all__ = ["DEFAULT_RANKS", "PairPlan", "plan_pair"]
 
 DEFAULT_RANKS = (1, 2, 4, 8, 16)
-
-_PASSES = {False: 8, True: 24}
-"""Passes over the matrix, without and with amplification, behind the estimate of seconds."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +36,16 @@ class PairPlan(Plan[DeltaJob | MoveJob]):
     decomposed: tuple[DeltaJob, ...] = field(kw_only=True, repr=False)
     compared: tuple[MoveJob, ...] = field(kw_only=True, repr=False)
 
+    @property
+    def stages(self) -> tuple[tuple[str, Sequence[DeltaJob | MoveJob]], ...]:
+        return (("analysing", self.decomposed), ("comparing", self.compared))
+
 
 def plan_pair(
     base: Checkpoint,
     tuned: Checkpoint,
     adapters: Sequence[Checkpoint],
     options: AnalyzeOptions,
-    *,
-    workers: int = 1,
 ) -> PairPlan:
     """Pairs the two checkpoints, binds the adapters to the base, and settles what headers can tell.
 
@@ -69,8 +67,8 @@ def plan_pair(
         coverage=Coverage.of(_coverage(assignments, decomposed, compared, bound)),
         read_bytes=sum(job.bytes for job in jobs),
         write_bytes=0,
-        memory_bytes=workers * max(map(_held, decomposed), default=0),
-        seconds=sum(map(_seconds, jobs)) / workers,
+        overhead_bytes=overhead("analyze"),
+        likeness=_likeness(options),
         warnings=(
             *base.warnings,
             *tuned.warnings,
@@ -227,20 +225,11 @@ def _refuse_above(ranks: Sequence[int], jobs: Sequence[DeltaJob]) -> None:
             )
 
 
-def _held(job: DeltaJob) -> int:
-    """Both sides as stored, the delta in its arithmetic's dtype, and a Krylov space or LAPACK's copies."""
-    item = 4 if max(ITEM_BYTES[job.base.dtype], ITEM_BYTES[job.tuned.dtype]) == 2 else 8
-    elements = job.tuned.elements
-    block = max(job.ranks) + 32
-    work = 12 * block * sum(job.tuned.shape) * 8
-    if job.full or job.smaller_side < 640:
-        work = max(work, 4 * 8 * elements)
-    return job.bytes + 2 * item * elements + work
-
-
-def _seconds(job: DeltaJob | MoveJob) -> float:
-    seconds = job.bytes / READ_RATE
-    if isinstance(job, DeltaJob):
-        width = min(job.smaller_side, max(job.ranks) + 8)
-        seconds += _PASSES[job.amplification] * 2 * job.tuned.elements * width / MULTIPLY_RATE
-    return seconds
+def _likeness(options: AnalyzeOptions) -> str:
+    """What decides, beside shapes, how long decompositions take."""
+    amount = (
+        "all values"
+        if options.spectrum is SpectrumExtent.FULL
+        else f"rank {max(options.ranks or DEFAULT_RANKS)}"
+    )
+    return f"change, {amount}" + ("" if options.amplification else ", without amplification")

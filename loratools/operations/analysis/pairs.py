@@ -36,7 +36,7 @@ def analyze_pair(
         LoratoolsError: checkpoints that do not belong together, an adapter that cannot be read or bound, a
             tensor that cannot be read or holds values that are not finite.
     """
-    return run_pair(plan_pair(base, tuned, adapters, options, workers=engine.workers), engine)
+    return run_pair(plan_pair(base, tuned, adapters, options), engine)
 
 
 def run_pair(plan: PairPlan, engine: Engine) -> Findings:

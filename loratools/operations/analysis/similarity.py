@@ -20,6 +20,7 @@ from loratools.operations.analysis.similarity_job import Holder, ModuleGrid, Sim
 from loratools.operations.analysis.similarity_means import Compared, as_grid, means_of
 from loratools.operations.analysis.similarity_notes import Note, named, told
 from loratools.operations.analysis.skinny import SkinnyAdapter, adapter_labels, refuse_above
+from loratools.operations.rates import overhead
 from loratools.reports.analysis import Grid, Similarity
 
 if TYPE_CHECKING:
@@ -28,17 +29,12 @@ if TYPE_CHECKING:
 
     Matrix = NDArray[np.float64]
 
-__all__ = ["SimilarityPlan", "compare_adapters", "plan_similarity"]
+__all__ = ["SimilarityPlan", "compare_adapters", "plan_similarity", "run_similarity"]
 
 SimilarityPlan = Plan[SimilarityJob]
 
-_READ_RATE = 400e6
-"""Bytes of factors a second that one worker reads and compares (measured at rank 16)."""
 
-
-def plan_similarity(
-    adapters: Sequence[SkinnyAdapter], options: AnalyzeOptions, *, workers: int = 1
-) -> SimilarityPlan:
+def plan_similarity(adapters: Sequence[SkinnyAdapter], options: AnalyzeOptions) -> SimilarityPlan:
     """The jobs of comparing two or more adapters, all pairs of them, from headers alone.
 
     `options.ranks` cut the adapters, one each in their order; None leaves each as it is.
@@ -66,15 +62,21 @@ def plan_similarity(
         coverage=Coverage.of(_coverage(adapters, jobs)),
         read_bytes=size,
         write_bytes=0,
-        memory_bytes=workers * 6 * max(job.bytes for job in jobs),  # float64 of bfloat16, and as much again
-        seconds=size / (_READ_RATE * workers),
+        overhead_bytes=overhead("similarity"),
+        likeness="similarity",
         warnings=tuple(_warnings(adapters, jobs)),
     )
 
 
 def compare_adapters(adapters: Sequence[SkinnyAdapter], options: AnalyzeOptions, engine: Engine) -> Findings:
     """Compares two or more adapters. Raises as `plan_similarity`, and where factors cannot be read."""
-    plan = plan_similarity(adapters, options, workers=engine.workers)
+    return run_similarity(plan_similarity(adapters, options), adapters, options, engine)
+
+
+def run_similarity(
+    plan: SimilarityPlan, adapters: Sequence[SkinnyAdapter], options: AnalyzeOptions, engine: Engine
+) -> Findings:
+    """Reads and compares what a plan says. Raises LoratoolsError where factors cannot be read."""
     compared: list[Compared] = []
     notes: list[Note] = []
     for job, found in engine.run("comparing", plan.jobs, Path(), torch=False):

@@ -12,6 +12,7 @@ from loratools.operations.analysis.options import Directions
 from loratools.operations.analysis.similarity_notes import Note, NoteKind
 from loratools.operations.analysis.skinny import SkinnyModule
 from loratools.operations.analysis.stored_directions import SIDES, StoredDirections, stored_directions
+from loratools.operations.rates import READ_RATE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +64,14 @@ class SimilarityJob:
     @property
     def bytes(self) -> int:
         return sum(holder.module.bytes for holder in self.holders)
+
+    @property
+    def memory(self) -> int:
+        return 6 * self.bytes  # float64 of bfloat16, and as much again
+
+    @property
+    def cost(self) -> float:
+        return self.bytes / READ_RATE
 
     def run(self, workspace: Path) -> ModuleSimilarity:
         found = [(holder, stored_directions(holder.module, self.directions)) for holder in self.holders]

@@ -17,6 +17,7 @@ from loratools.operations.arithmetic.stored_factors import (
     write_matrix,
 )
 from loratools.operations.combine_options import CombineOptions, Sparsity, Subject
+from loratools.operations.rates import MULTIPLY_RATE, READ_RATE
 from loratools.operations.seeds import module_seed
 
 if TYPE_CHECKING:
@@ -75,6 +76,25 @@ class CombineJob:
     @property
     def bytes(self) -> int:
         return sum(part.pair.bytes for part in self.parts)
+
+    @property
+    def memory(self) -> int:
+        """Factors and copies in float64, or dense matrices."""
+        rows, columns = self.parts[0].pair.shape
+        ranks = sum(part.pair.rank for part in self.parts)
+        dense = 2 * (len(self.parts) + 1) * rows * columns if self._dense else 0
+        return 8 * (6 * (ranks + self.rank) * (rows + columns) + dense)
+
+    @property
+    def cost(self) -> float:
+        rows, columns = self.parts[0].pair.shape
+        ranks = sum(part.pair.rank for part in self.parts) + self.rank
+        dense = rows * columns * (len(self.parts) * 20 + 40 * self.rank) if self._dense else 0
+        return self.bytes / READ_RATE + (4.0 * (rows + columns) * ranks**2 + dense) / MULTIPLY_RATE
+
+    @property
+    def _dense(self) -> bool:
+        return self.options.recipe.subject is Subject.DENSE
 
     def run(self, workspace: Path) -> Combined:
         """Raises LoratoolsError: values cannot be read, are not finite, or do not fit into their dtype."""

@@ -10,7 +10,7 @@ from loratools import __version__
 from loratools.checkpoints.hashing import file_root
 from loratools.checkpoints.target import check_target
 from loratools.engine.coverage import Action, Coverage, CoverageRow
-from loratools.engine.plan import Plan
+from loratools.engine.plan import Plan, Written
 from loratools.errors import LoratoolsError
 from loratools.operations.analysis.skinny import adapter_labels
 from loratools.operations.arithmetic.carried import Shared, shared_tensors
@@ -19,7 +19,7 @@ from loratools.operations.arithmetic.combined import CombinedAdapter
 from loratools.operations.arithmetic.factored import FactoredAdapter
 from loratools.operations.arithmetic.resize_plan import refuse_file
 from loratools.operations.combine_options import CombineOptions, Subject
-from loratools.operations.rates import MULTIPLY_RATE, READ_RATE
+from loratools.operations.rates import finishing, overhead
 from loratools.operations.sidefiles import tokenizer_files
 
 __all__ = ["CombinePlan", "plan_combine"]
@@ -33,6 +33,10 @@ class CombinePlan(Plan[CombineJob]):
     force: bool
 
     @property
+    def stages(self) -> tuple[tuple[str, Sequence[CombineJob]], ...]:
+        return (("combining", self.jobs),)
+
+    @property
     def inputs(self) -> tuple[Path, ...]:
         return tuple(one.opened.root for one in self.combined.adapters)
 
@@ -43,7 +47,6 @@ def plan_combine(
     output: Path | None,
     options: CombineOptions,
     *,
-    workers: int,
     force: bool,
 ) -> CombinePlan:
     """Brings the adapters together, module by module.
@@ -68,8 +71,11 @@ def plan_combine(
         coverage=Coverage.of(_coverage(adapters, parts, shared)),
         read_bytes=read,
         write_bytes=combined.layout.size,
-        memory_bytes=workers * max(map(_held, jobs)),
-        seconds=(read / READ_RATE + sum(map(_work, jobs)) / MULTIPLY_RATE) / workers,
+        weight_bytes=combined.layout.size,
+        weights_written=Written.EXACTLY,
+        overhead_bytes=overhead("combine"),
+        finishing_seconds=finishing("combine", combined.layout.size),
+        likeness=options.method.value,
         warnings=(*(line for one in adapters for line in one.warnings), *_doubts(combined)),
         combined=combined,
         force=force,
@@ -141,22 +147,6 @@ def _rank(parts: tuple[Part, ...], options: CombineOptions, adapters: Sequence[F
             hint="use --method cat or svd, or resize the adapters to one rank first",
         )
     return ranks[0]
-
-
-def _held(job: CombineJob) -> int:
-    """Bytes that a job holds: float64 factors and copies, or dense matrices."""
-    rows, columns = job.parts[0].pair.shape
-    ranks = sum(part.pair.rank for part in job.parts)
-    dense = job.options.recipe.subject is Subject.DENSE
-    return 8 * (6 * (ranks + job.rank) * (rows + columns) + dense * 2 * (len(job.parts) + 1) * rows * columns)
-
-
-def _work(job: CombineJob) -> float:
-    """Multiplications of a job."""
-    rows, columns = job.parts[0].pair.shape
-    ranks = sum(part.pair.rank for part in job.parts) + job.rank
-    dense = job.options.recipe.subject is Subject.DENSE
-    return 4.0 * (rows + columns) * ranks**2 + dense * rows * columns * (len(job.parts) * 20 + 40 * job.rank)
 
 
 def _coverage(

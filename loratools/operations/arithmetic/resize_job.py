@@ -16,6 +16,7 @@ from loratools.operations.arithmetic.stored_factors import (
     write_matrix,
     write_raw,
 )
+from loratools.operations.rates import MULTIPLY_RATE, READ_RATE
 
 __all__ = ["ResizeJob", "Resized", "Spectrum", "SpectrumJob"]
 
@@ -40,6 +41,15 @@ class SpectrumJob:
     @property
     def bytes(self) -> int:
         return self.pair.bytes
+
+    @property
+    def memory(self) -> int:
+        """Factors and copies in float64."""
+        return 8 * 8 * self.pair.rank * sum(self.pair.shape)
+
+    @property
+    def cost(self) -> float:
+        return self.bytes / READ_RATE + 4 * sum(self.pair.shape) * self.pair.rank**2 / MULTIPLY_RATE
 
     def run(self, workspace: Path) -> Spectrum:
         from loratools.linalg.skinny_svd import product_svd
@@ -78,6 +88,14 @@ class ResizeJob:
     @property
     def bytes(self) -> int:
         return self.pair.bytes
+
+    @property
+    def memory(self) -> int:
+        return SpectrumJob(self.pair).memory
+
+    @property
+    def cost(self) -> float:
+        return SpectrumJob(self.pair).cost
 
     def run(self, workspace: Path) -> Resized:
         """Raises LoratoolsError: values cannot be read, are not finite, or do not fit into their dtype."""

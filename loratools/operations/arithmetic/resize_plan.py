@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from loratools.engine.plan import Plan
 from loratools.errors import LoratoolsError, UsageError
 from loratools.operations.arithmetic.factored import FactoredAdapter, FactorPair
 from loratools.operations.arithmetic.resize_job import SpectrumJob
-from loratools.operations.rates import MULTIPLY_RATE, READ_RATE
+from loratools.operations.rates import finishing, overhead
 from loratools.operations.resize_options import ResizeOptions
 
 __all__ = ["ResizePlan", "plan_resize", "refuse_cut_dora", "refuse_file", "resize_coverage"]
@@ -27,9 +27,15 @@ class ResizePlan(Plan[SpectrumJob]):
     ranks: Mapping[str, int] | None
     force: bool
 
+    @property
+    def stages(self) -> tuple[tuple[str, Sequence[SpectrumJob]], ...]:
+        """The jobs that write cost what those cost that decompose, and carry the same names."""
+        names = ("resizing",) if self.ranks is not None else ("decomposing", "resizing")
+        return tuple((name, self.jobs) for name in names)
+
 
 def plan_resize(
-    adapter: FactoredAdapter, output: Path | None, options: ResizeOptions, *, workers: int, force: bool
+    adapter: FactoredAdapter, output: Path | None, options: ResizeOptions, *, force: bool
 ) -> ResizePlan:
     """Settles what headers can tell.
 
@@ -44,7 +50,6 @@ def plan_resize(
         ranks = {name: min(options.rank, pair.rank) for name, pair in adapter.pairs.items()}
         refuse_cut_dora(adapter, ranks)
     jobs = tuple(map(SpectrumJob, adapter.pairs.values()))
-    work = sum(4 * sum(pair.shape) * pair.rank**2 for pair in adapter.pairs.values())
     return ResizePlan(
         command="resize",
         output=output,
@@ -52,8 +57,8 @@ def plan_resize(
         coverage=resize_coverage(adapter, options, ranks),
         read_bytes=adapter.opened.bytes,
         write_bytes=adapter.opened.bytes if options.budget is None else options.budget,
-        memory_bytes=workers * max(8 * 8 * pair.rank * sum(pair.shape) for pair in adapter.pairs.values()),
-        seconds=(adapter.opened.bytes / READ_RATE + work / MULTIPLY_RATE) / workers,
+        overhead_bytes=overhead("resize"),
+        finishing_seconds=finishing("resize", adapter.opened.bytes),
         warnings=adapter.warnings + (() if ranks is None else tuple(_above(adapter, options, ranks))),
         adapter=adapter,
         options=options,

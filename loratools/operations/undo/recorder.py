@@ -17,7 +17,7 @@ from loratools.checkpoints.spec import TensorSpec
 from loratools.linalg.packing import MOST_BITS, pack, widths
 from loratools.linalg.predecessors import Predecessors, keys_of
 from loratools.operations.precision import Stored, Wide, shift_of_middle, widened
-from loratools.operations.tally import Rounded
+from loratools.operations.rounded import Rounded
 from loratools.operations.undo.kept import Keeping, Kept
 from loratools.operations.undo.narrowing import AT_ONCE, Open, alone
 from loratools.operations.undo.steps import Added, Product, Scaled, Step, Steps
@@ -97,7 +97,7 @@ class Recorder:
         before, y = rows.original.reshape(shape), rows.result.reshape(shape)
         drawn = None if rows.draws is None else rows.draws.reshape(shape)
         first = rows.first
-        aside = self._aside(rows.error(self._dtype).reshape(shape), y, first, drawn)
+        aside = self._aside(rows.error.reshape(shape), y, first, drawn)
         settled = alone(self._steps, self._dtype, before, y, np.abs(aside), first, drawn)
         places = np.flatnonzero(~settled)
         if not places.size:

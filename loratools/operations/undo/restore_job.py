@@ -15,6 +15,7 @@ from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
 from loratools.errors import LoratoolsError
 from loratools.operations.evidence import Evidence, of_tensor
 from loratools.operations.precision import Stored, arithmetic_dtype, differing, stored
+from loratools.operations.rates import COPY_RATE, RESTORE_RATE
 from loratools.operations.rewrite_layout import readable
 from loratools.operations.rewrite_record import tensor_root
 from loratools.operations.seeds import draws_of
@@ -120,6 +121,11 @@ class RestoreJob:
         elements = rows_of_block(self.target) * math.prod(self.target.shape[1:])
         wide = ITEM_BYTES[arithmetic_dtype(self.target.dtype)]
         return elements * (4 * wide + 2 * ITEM_BYTES[self.target.dtype]) + 4 * PART_BYTES + self.bytes // 4
+
+    @property
+    def cost(self) -> float:
+        merges = sum(one.tensor.how == "interval" for one in self.taken)
+        return self.bytes / COPY_RATE + merges * self.bytes / RESTORE_RATE
 
     @property
     def leaves(self) -> tuple[str, ...]:

@@ -14,19 +14,22 @@ from loratools.checkpoints.disk import disk_errors
 from loratools.checkpoints.files import is_file, is_folder, size
 from loratools.checkpoints.hashing import file_root
 from loratools.checkpoints.parts import Place, SafetensorsLayout, stored_bytes
-from loratools.checkpoints.provenance import InputRecord, Provenance, fingerprint_of
+from loratools.checkpoints.provenance import FILE, InputRecord, Provenance, fingerprint_of
 from loratools.checkpoints.publication import check_target
 from loratools.checkpoints.spec import TensorSpec
 from loratools.engine.coverage import Action, Coverage, CoverageRow
+from loratools.engine.plan import Written
 from loratools.errors import LoratoolsError, UsageError
 from loratools.operations.merge_inputs import MergeInputs
+from loratools.operations.rates import finishing, overhead
 from loratools.operations.rewrite_layout import Outgoing, Shard
-from loratools.operations.rewrite_plan import READ_RATE, WRITE_RATE, RewritePlan, held_at_once
+from loratools.operations.rewrite_plan import RewritePlan
 from loratools.operations.rewrite_record import input_record, tensor_root
 from loratools.operations.sidefiles import SideFiles
 from loratools.operations.streaming import TensorFigures
 from loratools.operations.undo.record import FOLDER, BaseTensor, UndoRecord, records_in
 from loratools.operations.undo.restore_job import RestoreJob, Taken
+from loratools.operations.written_bytes import most_in_provenance
 
 __all__ = ["RestoreOptions", "RestorePlan", "plan_restore", "restore_record"]
 
@@ -48,7 +51,7 @@ RestorePlan = RewritePlan[RestoreOptions]
 
 
 def plan_restore(
-    merged: Checkpoint, output: Path | None, *, all_of: bool, allow_modified: bool, force: bool, workers: int
+    merged: Checkpoint, output: Path | None, *, all_of: bool, allow_modified: bool, force: bool
 ) -> RestorePlan:
     """Reads the records, and says what becomes of every tensor.
 
@@ -78,12 +81,17 @@ def plan_restore(
         for shard in shards
         for tensor in shard.tensors
     )
-    kept, copied = _files(options, merged)
+    kept, copied, notes = _files(options, merged)
     for path in paths[: len(paths) - len(chosen)]:
         copied[f"{FOLDER}/{path.name}"] = path
     side = SideFiles(copied, ())
     read = sum(job.bytes for job in jobs) + sum(size(record.path) for record in records)
-    write = sum(shard.layout.size for shard in shards) + side.bytes
+    weights = sum(shard.layout.size for shard in shards)
+    beside = sum(map(len, kept.values())) + side.bytes
+    write = weights + beside
+    if FILE not in kept:
+        pieces = (name for record in records for name in record.pieces)
+        write += most_in_provenance((merged,), shards, (*side.copied, *kept, *pieces))
     return RewritePlan(
         command="unmerge",
         output=output,
@@ -91,10 +99,15 @@ def plan_restore(
         coverage=_coverage(merged, options),
         read_bytes=read,
         write_bytes=write,
-        memory_bytes=held_at_once(jobs, workers),
-        seconds=read / (READ_RATE * workers) + write / WRITE_RATE,
+        weight_bytes=weights,
+        written=Written.EXACTLY if FILE in kept else Written.AT_MOST,
+        weights_written=Written.EXACTLY,
+        overhead_bytes=overhead("unmerge"),
+        finishing_seconds=finishing("unmerge", write),
+        likeness="by its record",
         warnings=tuple(merged.warnings)
-        + (("the base was in torch format, and comes back as safetensors",) if base.made_again else ()),
+        + (("the base was in torch format, and comes back as safetensors",) if base.made_again else ())
+        + tuple(notes),
         inputs=inputs,
         role="merged",
         asked=options,
@@ -198,14 +211,19 @@ def _job(options: RestoreOptions, merged: Checkpoint, name: str, place: TensorSp
     return RestoreJob(source, expected, place, taken, options.allow_modified)
 
 
-def _files(options: RestoreOptions, merged: Checkpoint) -> tuple[dict[str, bytes], dict[str, Path]]:
+def _files(
+    options: RestoreOptions, merged: Checkpoint
+) -> tuple[dict[str, bytes], dict[str, Path], list[str]]:
     """The base's other files: bytes that a record holds, and files of the merged folder that are the base's.
+
+    With them comes what has to be said: files that were changed since, and are taken as they are.
 
     Raises:
         LoratoolsError: one was changed since the merge (unless that is allowed: then it is taken as it is).
     """
     kept: dict[str, bytes] = {}
     copied: dict[str, Path] = {}
+    notes: list[str] = []
     for relative, (root, _) in options.base.files.items():
         holder = next(
             (record for record in reversed(options.records) if record.files.get(relative, ("", False))[1]),
@@ -219,14 +237,16 @@ def _files(options: RestoreOptions, merged: Checkpoint) -> tuple[dict[str, bytes
             missing = not is_file(path)
         if missing:
             raise LoratoolsError("this file of the base is not beside the merged weights any more", file=path)
-        if file_root(path) != root and not options.allow_modified:
-            raise LoratoolsError(
-                "this file was changed since the merge",
-                file=path,
-                hint="--allow-modified takes it as it is",
-            )
+        if file_root(path) != root:
+            if not options.allow_modified:
+                raise LoratoolsError(
+                    "this file was changed since the merge",
+                    file=path,
+                    hint="--allow-modified takes it as it is",
+                )
+            notes.append(f"{relative} was changed since the merge, and is not the base's")
         copied[relative] = path
-    return kept, copied
+    return kept, copied, notes
 
 
 def _coverage(merged: Checkpoint, options: RestoreOptions) -> Coverage:

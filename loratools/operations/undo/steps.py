@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from loratools.linalg.predecessors import Maps
+from loratools.linalg.products import add_product
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +62,7 @@ class Product:
 
     def apply(self, block: Array, first: int) -> Array:
         left = self.left[first : first + len(block)].astype(block.dtype, copy=False)
-        block += (left * self.scaling) @ self.right.astype(block.dtype, copy=False)
+        add_product(block, left * self.scaling, self.right.astype(block.dtype, copy=False))
         return block
 
     def then(self, maps: Maps, rows: Places, columns: Places) -> Maps:

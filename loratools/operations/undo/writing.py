@@ -22,7 +22,6 @@ from loratools.checkpoints.hashing import file_root, root_of
 from loratools.checkpoints.parts import PartWriter, SafetensorsLayout
 from loratools.checkpoints.spec import FLOATING
 from loratools.checkpoints.trees import remove_whole
-from loratools.operations.rewrite import json_text
 from loratools.operations.rewrite_layout import Outgoing, index_of, laid_out, shards_as_they_are
 from loratools.operations.rewrite_record import tensor_root
 from loratools.operations.sidefiles import RENEWED, SideFiles, side_files
@@ -39,6 +38,7 @@ from loratools.operations.undo.record import (
     records_in,
 )
 from loratools.operations.undo.recorder import keep_whole
+from loratools.operations.written_bytes import json_text
 
 __all__ = ["RecordSize", "write_record"]
 

@@ -11,6 +11,7 @@ from loratools.adapters.update import Update, foundation, rows_of_block
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
 from loratools.operations.precision import Wide, stored, widened
+from loratools.operations.rates import MULTIPLY_RATE, READ_RATE
 from loratools.operations.streaming import Rows, Source, blocks
 
 __all__ = ["Apart", "DistanceJob"]
@@ -48,6 +49,11 @@ class DistanceJob:
     @property
     def bytes(self) -> int:
         return self.tuned.bytes + (0 if self.base is None else self.base.bytes)
+
+    @property
+    def cost(self) -> float:
+        ranks = sum(update.rank or 0 for update in self.updates)
+        return self.bytes / READ_RATE + self.tuned.elements * ranks / MULTIPLY_RATE
 
     @property
     def memory(self) -> int:

@@ -11,6 +11,7 @@ from loratools.checkpoints.hashing import TensorHasher
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
 from loratools.errors import LoratoolsError
+from loratools.operations.rates import READ_RATE
 from loratools.operations.rewrite_layout import readable
 
 __all__ = ["Seen", "TensorJob"]
@@ -46,6 +47,14 @@ class TensorJob:
     @property
     def bytes(self) -> int:
         return self.spec.bytes
+
+    @property
+    def memory(self) -> int:
+        return 2 * PIECE_BYTES
+
+    @property
+    def cost(self) -> float:
+        return self.bytes / READ_RATE
 
     def run(self, workspace: Path) -> Seen:
         try:
