@@ -6,7 +6,6 @@ own beside this one.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -101,12 +100,6 @@ def foundation(earlier: tuple[Update, ...]) -> tuple[Update, ...]:
     0.21 takes DoRA's norms from the weight without it, in forward and in merge).
     """
     return tuple(update for update in earlier if update.kind in ("replace", "rows"))
-
-
-def unread(updates: tuple[Update, ...]) -> tuple[Update, ...]:
-    """Copies that hold nothing yet: what they read is let go with them, and not with a plan."""
-    copies: tuple[Update, ...] = pickle.loads(pickle.dumps(updates))
-    return copies
 
 
 BLOCK_BYTES = 2 * 2**20

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loratools.adapters.update import Update, foundation, rows_of_block, unread
+from loratools.adapters.update import Update, foundation, rows_of_block
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
 from loratools.operations.evidence import Evidence, of_tensor
 from loratools.operations.precision import (
@@ -83,10 +83,6 @@ class MergeJob:
         return of_tensor(result, self.source, self.target, keep=self.keep)
 
     def run(self, workspace: Path) -> TensorFigures:
-        """On updates of its own, so that memory holds the factors of the tensors in work alone."""
-        return replace(self, updates=unread(self.updates))._write(workspace)
-
-    def _write(self, workspace: Path) -> TensorFigures:
         with Target(self.target, workspace) as target:
             if self.source is None:
                 return self._stream(None, target, workspace)

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loratools.adapters.bias import Bias
 from loratools.adapters.lowrank import LowRank
-from loratools.adapters.update import Update, rows_of_block, unread
+from loratools.adapters.update import Update, rows_of_block
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
 from loratools.operations.evidence import Evidence, of_tensor
@@ -83,10 +83,6 @@ class SubtractJob:
         return of_tensor(result, self.source, self.target)
 
     def run(self, workspace: Path) -> TensorFigures:
-        """On updates of its own, so that memory holds the factors of the tensors in work alone."""
-        return replace(self, updates=unread(self.updates))._write(workspace)
-
-    def _write(self, workspace: Path) -> TensorFigures:
         import numpy as np
 
         rounding = Rounding(self.name, self.target.dtype, self.target.dtype)

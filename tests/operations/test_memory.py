@@ -1,4 +1,4 @@
-"""Memory holds some blocks or modules, whatever the size of the checkpoint and of its adapter.
+"""Memory holds some blocks or modules and the adapter, whatever the checkpoint's size.
 
 One worker: with two, the peak is a matter of which modules' peaks happen to meet (up to 20 MB here).
 """
@@ -29,8 +29,7 @@ def peak(verb: str, folder: Path, layers: int) -> tuple[int, int]:
     """(bytes of the checkpoint, peak anonymous memory of a process that works on it)."""
     tensors = decoder(dtype=torch.bfloat16, layers=layers, hidden=1024, ffn=2048)
     base = write_decoder(folder / f"base{layers}", tensors)
-    rank = 4 if verb == "extract" else 256  # of as many bytes as half of what it is merged into
-    factors = lora_factors(tensors, rank=rank, modules=["up_proj", "q_proj"])
+    factors = lora_factors(tensors, modules=["up_proj", "q_proj"])
     if verb == "extract":
         changed = {name: value.bfloat16() for name, value in exact_sum(tensors, (factors, 1.0)).items()}
         other = write_decoder(folder / f"tuned{layers}", changed)
