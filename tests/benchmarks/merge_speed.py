@@ -5,12 +5,15 @@
 
 All are timed as a user runs them, start of the interpreter and imports included, in turn, in one run; the
 page cache is warm. `cp` is followed by `sync` of what it wrote, since a merge is on the disk when it returns.
+Beyond imports is what a merge takes less what, run beside it in the same turn, a process takes that imports
+what a merge imports, and ends.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -22,9 +25,15 @@ from safetensors.torch import load_file
 from fixtures.campaign_figures import Figures
 from fixtures.lora_files import lora_factors, write_adapter
 from fixtures.pairs import llama_pair
-from tests.benchmarks.paired import COLUMNS, Contender, Rows, compared, pairs, table
+from tests.benchmarks.paired import COLUMNS, Contender, Rows, compared, pairs, run, table
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+IMPORTS = """
+import numpy
+import loratools.cli.app, loratools.cli.merge, loratools.cli.render, loratools.cli.sources
+import loratools.linalg.factors, loratools.linalg.products, loratools.operations.merge
+"""
 
 PEFT = """
 import sys
@@ -59,6 +68,8 @@ def main() -> None:
             runs = pairs(peer, ours, options.pairs)
             print(table(peer, ours, runs), end="\n\n")
             rows += compared(peer, ours, runs)
+        rows.append(beyond_imports(ours, copying(base, work / "copy"), options.pairs))
+        print(" | ".join(rows[-1]))
     if options.write:
         words = f"--layers {options.layers} --pairs {options.pairs} --write"
         Figures(
@@ -79,6 +90,18 @@ def prepare(work: Path, options: argparse.Namespace) -> tuple[Path, Path]:
     tensors = {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
     factors = lora_factors(tensors, rank=options.rank, modules=MODULES)
     return pair.base, write_adapter(work / "adapter", factors, base=str(pair.base))
+
+
+def beyond_imports(ours: Contender, copy: Contender, count: int) -> tuple[str, ...]:
+    """A row of the merge without its imports, beside the copy, of `count` turns: here ours over theirs."""
+    imports = Contender("imports", [sys.executable, "-c", IMPORTS], copy.output)
+    turns = [[run(one).wall for one in (copy, ours, imports)] for _ in range(count + 1)][1:]
+    beyond = [merged - begun for _, merged, begun in turns]
+    ratios = [left / copied for left, (copied, _, _) in zip(beyond, turns, strict=True)]
+    medians = (statistics.median(copied for copied, _, _ in turns), statistics.median(beyond))
+    span = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    what = "wall clock beyond imports, s; ratio of ours to theirs"
+    return (ours.name, copy.name, what, *(f"{seconds:.2f}" for seconds in medians), span)
 
 
 def merge(base: Path, adapter: Path, output: Path) -> Contender:
