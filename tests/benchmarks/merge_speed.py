@@ -1,11 +1,12 @@
-"""Merging an adapter, beside PEFT's load, merge and save, and beside `cp` of the base.
+"""`loratools merge` beside PEFT's merge_and_unload and save, and beside a copy, on Llama layers in bf16.
 
-    python tests/benchmarks/merge_speed.py --layers 8 --pairs 5 --write
+    python tests/benchmarks/merge_speed.py
+    python tests/benchmarks/merge_speed.py --hidden 128 --ffn 256 --pairs 1     # a smoke test
 
 All are timed as a user runs them, start of the interpreter and imports included, in turn, in one run; the
 page cache is warm. `cp` is followed by `sync` of what it wrote, since a merge is on the disk when it returns.
-Beyond imports is what a merge takes less what a process takes, run beside it in the same turn, that imports
-the modules which a merge uses and ends.
+Beyond imports is what a merge takes less what, run beside it in the same turn, a process takes that imports
+what a merge imports, and ends.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ import numpy
 import loratools.cli.app, loratools.cli.merge, loratools.cli.render, loratools.cli.sources
 import loratools.linalg.factors, loratools.linalg.products, loratools.operations.merge
 """
-"""What a merge imports."""
 
 PEFT = """
 import sys
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--layers", type=int, default=8, help="8 are 1.07 GB")
+    parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--ffn", type=int, default=8192)
     parser.add_argument("--rank", type=int, default=16)
@@ -59,20 +59,25 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the figures for the documentation")
     options = parser.parse_args()
 
+    rows: Rows = []
     with tempfile.TemporaryDirectory(prefix="merge-speed-") as scratch:
         work = Path(scratch)
         base, adapter = prepare(work, options)
         ours = merge(base, adapter, work / "ours")
-        peer = peft(base, adapter, work / "peft")
-        runs = pairs(peer, ours, options.pairs)
-        print(table(peer, ours, runs), end="\n\n")
-        rows = compared(peer, ours, runs) + beside_copying(ours, copying(base, work / "copy"), options.pairs)
-    words = f"--layers {options.layers} --pairs {options.pairs} --write"
-    note = f"{options.layers} layers, rank {options.rank}; medians of {options.pairs} pairs."
-    figures = Figures(f"python tests/benchmarks/merge_speed.py {words}", COLUMNS, rows, note)
-    print(figures.markdown())
+        for peer in (peft(base, adapter, work / "peft"), copying(base, work / "copy")):
+            runs = pairs(peer, ours, options.pairs)
+            print(table(peer, ours, runs), end="\n\n")
+            rows += compared(peer, ours, runs)
+        rows.append(beyond_imports(ours, copying(base, work / "copy"), options.pairs))
+        print(" | ".join(rows[-1]))
     if options.write:
-        figures.write(f"merge_speed-{options.layers}-layers")
+        words = f"--layers {options.layers} --pairs {options.pairs} --write"
+        Figures(
+            f"python tests/benchmarks/merge_speed.py {words}",
+            COLUMNS,
+            rows,
+            f"{options.layers} layers, rank {options.rank}; medians of {options.pairs} pairs.",
+        ).write(f"merge_speed-{options.layers}-layers")
 
 
 def prepare(work: Path, options: argparse.Namespace) -> tuple[Path, Path]:
@@ -87,19 +92,16 @@ def prepare(work: Path, options: argparse.Namespace) -> tuple[Path, Path]:
     return pair.base, write_adapter(work / "adapter", factors, base=str(pair.base))
 
 
-def beside_copying(ours: Contender, copy: Contender, count: int) -> Rows:
-    """Rows of medians of `count` turns, and of the ratios of each turn: ours over the copy's."""
-    start = imports(copy.output)
-    turns = [[run(one) for one in (ours, copy, start)] for _ in range(count + 1)][1:]
-    rows: Rows = []
-    for what, beyond in (("wall clock", False), ("wall clock beyond imports", True)):
-        merged = [turn[0].wall - (turn[2].wall if beyond else 0.0) for turn in turns]
-        copied = [turn[1].wall for turn in turns]
-        ratios = [one / other for one, other in zip(merged, copied, strict=True)]
-        span = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        medians = (f"{statistics.median(copied):.2f}", f"{statistics.median(merged):.2f}")
-        rows.append((ours.name, copy.name, f"{what}, s; ours over the copy's", *medians, span))
-    return rows
+def beyond_imports(ours: Contender, copy: Contender, count: int) -> tuple[str, ...]:
+    """A row of the merge without its imports, beside the copy, of `count` turns: here ours over theirs."""
+    imports = Contender("imports", [sys.executable, "-c", IMPORTS], copy.output)
+    turns = [[run(one).wall for one in (copy, ours, imports)] for _ in range(count + 1)][1:]
+    beyond = [merged - begun for _, merged, begun in turns]
+    ratios = [left / copied for left, (copied, _, _) in zip(beyond, turns, strict=True)]
+    medians = (statistics.median(copied for copied, _, _ in turns), statistics.median(beyond))
+    span = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    what = "wall clock beyond imports, s; ratio of ours to theirs"
+    return (ours.name, copy.name, what, *(f"{seconds:.2f}" for seconds in medians), span)
 
 
 def merge(base: Path, adapter: Path, output: Path) -> Contender:
@@ -115,10 +117,6 @@ def peft(base: Path, adapter: Path, output: Path) -> Contender:
 def copying(base: Path, output: Path) -> Contender:
     line = 'cp -r "$0" "$1" && sync "$1"/*'
     return Contender("cp + sync", ["sh", "-c", line, str(base), str(output)], output)
-
-
-def imports(nothing: Path) -> Contender:
-    return Contender("imports alone", [sys.executable, "-c", IMPORTS], nothing)
 
 
 if __name__ == "__main__":

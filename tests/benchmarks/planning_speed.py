@@ -22,11 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
+from fixtures.campaign_figures import Figures
 from fixtures.load import many_adapters, many_tensors, moved
 from fixtures.lora_files import write_adapter
 from tests.benchmarks.paired import Contender, run
 
 ROOT = Path(__file__).resolve().parents[2]
+COLUMNS = ("command", "wall clock, s", "processor, s", "peak memory, MB")
 
 
 def main() -> None:
@@ -37,12 +39,14 @@ def main() -> None:
     parser.add_argument("--adapters", type=int, default=1000)
     parser.add_argument("--modules", type=int, default=200, help="of width 2048 and rank 16, for factors")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--write", action="store_true", help="keep the figures for the documentation")
     options = parser.parse_args()
+    rows = []
     with tempfile.TemporaryDirectory(prefix="planning-speed-") as name:
         folder = Path(name)
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
         environment["PYTHONDONTWRITEBYTECODE"] = ""
-        print("| command | wall clock, s | processor, s | peak memory, MB |\n|---|---|---|---|")
+        print(f"| {' | '.join(COLUMNS)} |\n|---|---|---|---|")
         for what, words in _commands(folder, options):
             contender = Contender(what, [sys.executable, *words], folder / "out", environment)
             run(contender)  # warm: page cache, bytecode
@@ -52,7 +56,13 @@ def main() -> None:
                 f"{statistics.median(one.processor for one in found):.2f}",
                 f"{statistics.median(one.peak for one in found) / 1e6:.0f}",
             )
-            print(f"| {what} | {' | '.join(figures)} |", flush=True)
+            rows.append((what, *figures))
+            print(f"| {' | '.join(rows[-1])} |", flush=True)
+    if options.write:
+        note = f"Medians of {options.runs} runs."
+        Figures("python tests/benchmarks/planning_speed.py --write", COLUMNS, rows, note).write(
+            "planning_speed"
+        )
 
 
 def _commands(folder: Path, options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:

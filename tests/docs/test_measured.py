@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fixtures import campaign_figures, growth_curves, growth_pictures
-from fixtures.campaign_figures import BENCHMARKS, DOCS, Figures, benchmarks
+from fixtures.campaign_figures import BENCHMARKS, CAMPAIGNS, DOCS, Figures, benchmarks
 from fixtures.docs_figures import same_drawing
 from fixtures.growth_curves import Curve, Point
 from fixtures.growth_tables import about_curve, curve_as_table
@@ -89,6 +89,10 @@ def test_what_was_not_measured_is_not_shown(tmp_path: Path, monkeypatch: pytest.
     assert [shown(name) for name in ("peers", "size", "others")] == [""] * 3
     Figures("python tests/benchmarks/unheard_of.py --write", ("what",), [("a row",)]).write("unheard_of")
     assert "Made by `python tests/benchmarks/unheard_of.py --write`." in shown("others")
+
+
+def test_campaigns_and_benchmarks_lie_apart() -> None:
+    assert {path.stem for path in (DOCS / "reliability").glob("*.json")} == set(CAMPAIGNS)
 
 
 def test_figures_are_named_by_scripts_that_exist() -> None:
