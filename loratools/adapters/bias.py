@@ -57,3 +57,6 @@ class Bias:
 
     def memory(self, spec: TensorSpec) -> int:
         return self.value.memory(spec)
+
+    def release(self) -> None:
+        self.value.release()

@@ -121,6 +121,10 @@ class Dora:
     def memory(self, spec: TensorSpec) -> int:
         return self.direction.memory(spec) + self.magnitude.memory(spec) + 16 * self.magnitude.spec.elements
 
+    def release(self) -> None:
+        self.direction.release()
+        self.magnitude.release()
+
     def _prepared(self) -> Vector:
         if not self._norms:
             raise ValueError(f"{self.magnitude.key}: the update was not prepared")

@@ -85,6 +85,10 @@ class LowRank:
     def memory(self, spec: TensorSpec) -> int:
         return self.A.memory(spec) + self.B.memory(spec)
 
+    def release(self) -> None:
+        self.A.release()
+        self.B.release()
+
     def _factors(self, block: Block) -> tuple[Block, Block]:
         """The update as left (rows, r) times right (r, columns) of the weight as it is stored."""
         if self.transposed is None:

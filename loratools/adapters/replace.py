@@ -76,6 +76,9 @@ class Replace:
         """Nothing is kept: blocks of it are read as they are needed."""
         return 0
 
+    def release(self) -> None:
+        """Nothing is held."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -149,6 +152,9 @@ class Rows:
 
     def memory(self, spec: TensorSpec) -> int:
         return self.value.memory(spec)
+
+    def release(self) -> None:
+        self.value.release()
 
 
 def _no_weight(value: Values, weight: float, why: str) -> LoratoolsError:

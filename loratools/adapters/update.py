@@ -28,8 +28,8 @@ class Update(Protocol):
 
     `kind` is `lora`, `dora`, `replace`, `rows` or `bias`; `sources` are the adapter's keys that it uses up.
     Arithmetic is in the dtype of the block it is given: float32 for bfloat16 and float16 tensors, float64 for
-    float32 and float64 ones. Values are read and converted to it once, when they are first needed; an update
-    is picklable and then forgets them.
+    float32 and float64 ones. Values are read and converted to it once, when they are first needed, and kept
+    until it is released; an update is picklable and then forgets them.
     """
 
     @property
@@ -90,6 +90,10 @@ class Update(Protocol):
 
     def memory(self, spec: TensorSpec) -> int:
         """Bytes that it holds while it is applied."""
+        ...
+
+    def release(self) -> None:
+        """Lets go of the values that were read; they are read again where they are needed again."""
         ...
 
 

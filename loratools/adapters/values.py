@@ -1,4 +1,4 @@
-"""`Values`: a tensor of an adapter, read when it is first needed, checked to be finite, and then kept."""
+"""`Values`: a tensor of an adapter, read when it is first needed, checked, and kept until it is released."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 class Values:
-    """An adapter's tensor by its spec: nothing is read until values are asked for, and then only once.
+    """An adapter's tensor by its spec: nothing is read until values are asked for, and then only once,
+    unless they are released in between.
 
     Safe to share between threads. A pickled one carries its spec and reads again. Two are equal where their
     specs are; `same_values` compares what is in them.
@@ -88,6 +89,13 @@ class Values:
         import torch
 
         return torch.from_numpy(rows).to(block.dtype)
+
+    def release(self) -> None:
+        """Lets go of what was read: who asks for values later reads them again."""
+        with self._lock:
+            self._array = None
+            self._arrays.clear()
+            self._tensors.clear()
 
     def memory(self, spec: TensorSpec) -> int:
         """Bytes held once it is used in the arithmetic for a tensor like `spec`."""

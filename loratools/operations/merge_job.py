@@ -83,11 +83,15 @@ class MergeJob:
         return of_tensor(result, self.source, self.target, keep=self.keep)
 
     def run(self, workspace: Path) -> TensorFigures:
-        with Target(self.target, workspace) as target:
-            if self.source is None:
-                return self._stream(None, target, workspace)
-            with Source(self.source) as source:
-                return self._stream(source, target, workspace)
+        try:
+            with Target(self.target, workspace) as target:
+                if self.source is None:
+                    return self._stream(None, target, workspace)
+                with Source(self.source) as source:
+                    return self._stream(source, target, workspace)
+        finally:
+            for update in self.updates:  # a run holds what is merged just now, and not the whole adapter
+                update.release()
 
     def _stream(self, source: Source | None, target: Target, workspace: Path) -> TensorFigures:
         rows = Rows(source, self.target, self.arithmetic, _SCRATCH)

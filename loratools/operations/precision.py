@@ -5,9 +5,10 @@ Stored values are numpy arrays; those of bfloat16, which numpy does not have, ar
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from loratools.checkpoints.spec import RawTensor
+from loratools.checkpoints.spec import ITEM_BYTES, RawTensor
 from loratools.errors import LoratoolsError
 
 if TYPE_CHECKING:
@@ -189,14 +190,20 @@ def largest(wide: Wide) -> float:
 def largest_stored(values: Stored, dtype: str) -> tuple[float, float]:
     """(a, b) so that what was rounded to these finite numbers, to either neighbour, reached at least a and at
     most b: the neighbours of the largest magnitude."""
+    bits = _integers(values)
+    most = int(bits.view(f"int{8 * bits.dtype.itemsize}").max(initial=0))
+    least = int(bits.max(initial=0))  # as integers without a sign, negative numbers are the largest
+    if least > _magnitude(values):
+        most = max(most, least & _magnitude(values))
+    return _neighbours(most, dtype)
+
+
+@functools.cache
+def _neighbours(magnitude: int, dtype: str) -> tuple[float, float]:
+    """Of the positive number with these bits."""
     import numpy as np
 
-    bits = _integers(values)
-    signed = bits.view(f"int{8 * bits.dtype.itemsize}")
-    most = int(signed.max(initial=0))
-    if int(bits.max(initial=0)) > _magnitude(values):  # of which the negative ones are the largest
-        most = max(most, int(bits.max()) & _magnitude(values))
-    ends = np.array([max(most - 1, 0), most + 1], dtype=bits.dtype)
+    ends = np.array([max(magnitude - 1, 0), magnitude + 1]).astype(f"uint{8 * ITEM_BYTES[dtype]}")
     low, high = widened(ends if dtype == "bfloat16" else ends.view(dtype), dtype, "float64")
     return float(low), float(high)
 

@@ -83,6 +83,13 @@ class SubtractJob:
         return of_tensor(result, self.source, self.target)
 
     def run(self, workspace: Path) -> TensorFigures:
+        try:
+            return self._subtract(workspace)
+        finally:
+            for update in self.updates:
+                update.release()
+
+    def _subtract(self, workspace: Path) -> TensorFigures:
         import numpy as np
 
         rounding = Rounding(self.name, self.target.dtype, self.target.dtype)

@@ -40,7 +40,7 @@ class Contender:
 
 def run(contender: Contender) -> Run:
     """Runs the command once, in a process of its own. Raises RuntimeError, with its stderr, if it fails."""
-    _clear(contender.output)
+    clear(contender.output)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", **(contender.environment or {})}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with tempfile.TemporaryFile("w+") as errors:
@@ -92,7 +92,8 @@ def table(first: Contender, second: Contender, runs: tuple[list[Run], list[Run]]
     return "\n".join(lines)
 
 
-def _clear(output: Path) -> None:
+def clear(output: Path) -> None:
+    """Removes what an earlier run wrote."""
     if output.is_dir():
         shutil.rmtree(output)
     output.unlink(missing_ok=True)

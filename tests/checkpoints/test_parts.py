@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -275,3 +276,35 @@ def test_an_error_of_the_disk_is_one_line_with_the_file(
 def test_a_file_that_is_gone_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(LoratoolsError, match="cannot open: No such file"):
         PartWriter(tmp_path / "x")
+
+
+def test_what_the_disk_does_not_take_early_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def failing(handle: int, offset: int, size: int) -> None:
+        asked.append((offset, size))
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = tmp_path / "x"
+    path.write_bytes(bytes(8))
+    monkeypatch.setattr(system.calls, "write_back", failing)
+    with PartWriter(path) as writer:
+        writer.write(2, b"123")
+        writer.begin_flush(2, 3)
+    assert asked == [(2, 3)]
+    assert path.read_bytes() == bytes(2) + b"123" + bytes(3)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux's own call")
+def test_the_disk_is_told_early_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(bytes(2**20))
+    handle = os.open(path, os.O_RDWR)
+    try:
+        system.calls.write_back(handle, 0, 2**20)
+        with pytest.raises(OSError, match="Invalid"):
+            system.calls.write_back(handle, -1, 1)
+    finally:
+        os.close(handle)

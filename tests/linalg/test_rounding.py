@@ -15,7 +15,9 @@ from loratools.linalg.rounding import (
     float32_to_bfloat16,
     float64_to_bfloat16,
     float64_to_float16,
+    nearest_bfloat16,
     ulp,
+    widen_bfloat16,
 )
 from loratools.linalg.rounding_torch import round_once
 
@@ -107,6 +109,23 @@ def test_float32_to_bfloat16_is_what_torch_does(bits: int) -> None:
     value = np.array([bits], dtype=np.uint32).view(np.float32)
     ours = bfloat16_to_float32(float32_to_bfloat16(value))
     np.testing.assert_array_equal(ours, torch.from_numpy(value).to(torch.bfloat16).float().numpy())
+
+
+def test_into_arrays_that_are_there_it_is_the_same() -> None:
+    generator = np.random.default_rng(0)
+    values = generator.integers(0, 2**32, (300, 700), dtype=np.uint32).view(np.float32)
+    bits, back = np.full((300, 700), 9, np.uint16), np.full((300, 700), np.nan, np.float32)
+    nearest_bfloat16(values, bits, back)
+    with np.errstate(invalid="ignore"):
+        finite = np.isfinite(back - values)
+    assert not finite[~np.isfinite(values)].any()  # whoever looks there finds what is no number
+    too_large = np.isfinite(values) & ~np.isfinite(bfloat16_to_float32(bits))
+    assert not finite[too_large].any()
+    assert (finite | too_large | ~np.isfinite(values)).all()
+    assert np.array_equal(bits[finite], float32_to_bfloat16(values)[finite])
+    assert np.array_equal(back[finite].view(np.uint32), bfloat16_to_float32(bits)[finite].view(np.uint32))
+    widen_bfloat16(bits, back)
+    assert np.array_equal(back.view(np.uint32), bfloat16_to_float32(bits).view(np.uint32))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)

@@ -25,11 +25,15 @@ print(json.dumps([report.peak_bytes, "torch" in sys.modules]))
 """
 
 
+RANK = {"extract": 4, "merge": 64, "unmerge": 64}
+"""Where adapters are read, of one that would be seen if it were held: 6 and 19 MB."""
+
+
 def peak(verb: str, folder: Path, layers: int) -> tuple[int, int]:
     """(bytes of the checkpoint, peak anonymous memory of a process that works on it)."""
     tensors = decoder(dtype=torch.bfloat16, layers=layers, hidden=1024, ffn=2048)
     base = write_decoder(folder / f"base{layers}", tensors)
-    factors = lora_factors(tensors, modules=["up_proj", "q_proj"])
+    factors = lora_factors(tensors, modules=["up_proj", "q_proj"], rank=RANK[verb])
     if verb == "extract":
         changed = {name: value.bfloat16() for name, value in exact_sum(tensors, (factors, 1.0)).items()}
         other = write_decoder(folder / f"tuned{layers}", changed)
@@ -49,3 +53,5 @@ def test_memory_does_not_follow_the_checkpoint(verb: str, tmp_path: Path) -> Non
     large, large_peak = peak(verb, tmp_path, 12)
     assert large - small > 80e6
     assert large_peak - small_peak < 0.15 * (large - small)
+    if verb != "extract":
+        assert large_peak < 1.1 * small_peak

@@ -79,6 +79,7 @@ class _Pieces:
             array = values.array()
             dtype = values.spec.dtype if values.spec.dtype in FLOATING else str(array.dtype)
             self.add(name, rounded(array, dtype).tobytes(), dtype, values.shape)
+            values.release()
             self._factors[values] = name
         return self._factors[values]
 
