@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,27 @@ def test_arithmetic_on_factors_does_not_import_torch(line: tuple[str, ...], tmp_
     loaded = loaded_by(help_page(*line, "-o", str(tmp_path / "out")))
     assert (tmp_path / "out" / "adapter_config.json").exists()
     assert not loaded & {"torch", "scipy", "transformers", "peft"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("merge", "--dry-run"),
+        ("merge", "--undo", "--dry-run", "--json"),
+        ("report",),
+        ("resize", "--dry-run"),
+    ],
+    ids=["merge", "merge as json", "report", "resize"],
+)
+def test_plans_and_reports_are_made_without_torch(line: tuple[str, ...]) -> None:
+    loaded = loaded_by(help_page(*line))
+    assert not loaded & {"torch", "scipy", "transformers", "peft", "matplotlib"}
+    if line[0] == "merge":
+        assert "numpy" not in loaded
+
+
+def test_the_version_is_the_one_that_was_built() -> None:
+    assert loratools.__version__ == version("loratools")
 
 
 def test_the_verbs_of_the_package_are_there_and_typed() -> None:

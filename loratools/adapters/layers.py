@@ -148,7 +148,7 @@ class Layers:
 
     def transposed(self, memory_name: str, spec: TensorSpec) -> bool:
         """What `transposed` says of the tensor."""
-        return self.of(memory_name, spec).layer is Layer.CONV1D
+        return bool(self._model.types & _CONV1D_MODELS) and self.of(memory_name, spec).layer is Layer.CONV1D
 
 
 _BLOCK_NUMBER = re.compile(r"(?<=\.)\d+(?=\.[^.]*\.)")

@@ -95,7 +95,7 @@ def _imports_torch(frame: FrameType | None) -> bool:
     return False
 
 
-_SELDOM = (10_000, 20, 50)
+_SELDOM = (50_000, 20, 100)
 """How many new objects it takes until Python looks for cycles among them, and how often among older ones: a
 plan is hundreds of thousands of small objects that stay, and looking through them again and again took a
 fifth of its time."""

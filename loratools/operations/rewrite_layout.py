@@ -54,12 +54,22 @@ class Shard:
 
     def place(self, tensor: Outgoing) -> TensorSpec:
         """Where the tensor is written; the file is relative to the output's folder."""
-        place = self.layout.places[tensor.name]
-        return TensorSpec(tensor.name, tensor.dtype, tensor.shape, place.bytes, self._path, place.offset)
+        return self._specs[tensor.name]
 
     @cached_property
-    def _path(self) -> Path:
-        return Path(self.file)
+    def _specs(self) -> dict[str, TensorSpec]:
+        path, places = Path(self.file), self.layout.places
+        return {
+            tensor.name: TensorSpec(
+                tensor.name,
+                tensor.dtype,
+                tensor.shape,
+                places[tensor.name].bytes,
+                path,
+                places[tensor.name].offset,
+            )
+            for tensor in self.tensors
+        }
 
 
 def shards_as_they_are(checkpoint: Checkpoint, tensors: Sequence[Outgoing]) -> dict[str, list[Outgoing]]:

@@ -10,7 +10,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from fixtures.pairs import tiny
-from loratools.adapters.layers import Layer, config_values, head_of, layer_of, transposed
+from loratools.adapters.layers import Layer, Layers, config_values, head_of, layer_of, transposed
 from loratools.checkpoints.spec import TensorSpec
 
 
@@ -142,3 +142,17 @@ def test_heads_by_name(name: str, head: str | None) -> None:
 def test_values_of_nested_configs() -> None:
     config = {"vocab_size": None, "text_config": {"vocab_size": 5, "deep": {"vocab_size": 7}}, "other": 3}
     assert list(config_values(config, "vocab_size")) == [5, 7]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_model_looked_at_once_says_the_same(kind: str) -> None:
+    """Of every block, and of names that are numbers themselves, in whichever order they are asked about."""
+    model = tiny(kind)
+    config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
+    held = {name: spec(*parameter.shape) for name, parameter in model.named_parameters()}
+    held |= {f"tower.{block}.mlp.{part}.weight": spec(8, 8) for block in range(2) for part in range(3)}
+    held |= {f"{block}.experts.{block}.weight": spec(4, 8, 8) for block in range(2)}
+    layers = Layers(config)
+    for name, one in (*held.items(), *reversed(held.items())):
+        assert layers.of(name, one) == layer_of(name, one, config), name
+        assert layers.transposed(name, one) == transposed(name, one, config), name

@@ -36,6 +36,7 @@ def read(folder: Path, more: Mapping[str, torch.Tensor] = PAIR, **config: Any) -
     [
         ("a.q_proj.lora_A.weight", "a.q_proj", Part.A, "weight"),
         ("a.q_proj.lora_A.default.weight", "a.q_proj", Part.A, "weight"),
+        ("q.lora_A.lora_A.weight", "q", Part.A, "weight"),
         ("a.q_proj.lora_B.my-adapter.bias", "a.q_proj", Part.B_BIAS, "weight"),
         ("wte.lora_embedding_A", "wte", Part.EMBEDDING_A, "weight"),
         ("wte.lora_embedding_B.default", "wte", Part.EMBEDDING_B, "weight"),
