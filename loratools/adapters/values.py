@@ -94,8 +94,7 @@ class Values:
         """Lets go of what was read: who asks for values later reads them again."""
         with self._lock:
             self._array = None
-            self._arrays.clear()
-            self._tensors.clear()
+            self._converted = None
 
     def memory(self, spec: TensorSpec) -> int:
         """Bytes held once it is used in the arithmetic for a tensor like `spec`."""
