@@ -63,10 +63,11 @@ class MergeJob:
 
     @property
     def memory(self) -> int:
-        """Bytes held at most, beside the updates' own: a block as read, in wide numbers, and a product."""
+        """Bytes held at most: a block as read, in wide numbers, and a product; and the updates' values."""
         elements = rows_of_block(self.target) * math.prod(self.target.shape[1:])
         wide = ITEM_BYTES[self.arithmetic]
-        return elements * (2 * wide + 2 * ITEM_BYTES[self.target.dtype]) + 4 * PART_BYTES
+        values = sum(update.memory(self.target) for update in self.updates)
+        return values + elements * (2 * wide + 2 * ITEM_BYTES[self.target.dtype]) + 4 * PART_BYTES
 
     @property
     def cost(self) -> float:

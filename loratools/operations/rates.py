@@ -44,10 +44,10 @@ _WRITE_RATE = {"extract": 1e8}
 
 _ANY_WRITE_RATE = 8e8
 
-_OVERHEAD = {"extract": 110_000_000, "analyze": 110_000_000}
+_OVERHEAD = {"extract": 30_000_000, "analyze": 110_000_000}
 """Bytes that a verb and the libraries that it loads take beyond what it held when it planned."""
 
-_ANY_OVERHEAD = 15_000_000
+_ANY_OVERHEAD = 6_000_000
 
 
 def overhead(command: str) -> int:

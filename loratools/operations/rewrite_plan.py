@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
@@ -39,7 +39,7 @@ class TensorJob(ResumableJob[TensorFigures], Protocol):
 
     @property
     def memory(self) -> int:
-        """Bytes that it holds at most, beside what its updates keep."""
+        """Bytes that it holds at most."""
         ...
 
     @property
@@ -135,7 +135,6 @@ class Draft(Generic[Asked]):
             weight_bytes=weights,
             written=self._told,
             weights_written=Written.EXACTLY,
-            kept_bytes=sum(_kept(shards)),
             overhead_bytes=overhead(self.command),
             finishing_seconds=finishing(self.command, write),
             likeness=self.likeness,
@@ -180,13 +179,6 @@ class Draft(Generic[Asked]):
         if tensor.touched or tensor.source is None:
             return self.change(tensor, place)
         return CopyJob(readable(tensor.source), readable(place))
-
-
-def _kept(shards: Sequence[Shard]) -> Iterator[int]:
-    """Bytes of values that updates keep once they have read them."""
-    for shard in shards:
-        for tensor in shard.tensors:
-            yield from (update.memory(shard.place(tensor)) for update in tensor.updates)
 
 
 def wants_one_file(checkpoint: Checkpoint, output: Path | None) -> bool:

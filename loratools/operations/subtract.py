@@ -69,10 +69,11 @@ class SubtractJob:
 
     @property
     def memory(self) -> int:
-        """Bytes held at most, beside the updates' own: a block as read, c, an update and its product."""
+        """Bytes held at most: a block as read, c, an update and its product; and the updates' values."""
         elements = rows_of_block(self.target) * math.prod(self.target.shape[1:])
         wide = ITEM_BYTES[arithmetic_dtype(self.target.dtype)]
-        return elements * (3 * wide + ITEM_BYTES[self.target.dtype]) + 8 * PART_BYTES
+        values = sum(update.memory(self.target) for update in self.updates)
+        return values + elements * (3 * wide + ITEM_BYTES[self.target.dtype]) + 8 * PART_BYTES
 
     @property
     def cost(self) -> float:
