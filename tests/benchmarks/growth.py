@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--folder", help="where inputs are written; the system's temporary folder by default")
     parser.add_argument("--write", action="store_true", help="keep the figures for the documentation")
     options = parser.parse_args()
+    if options.quick and options.write:
+        parser.error("tiny inputs tell nothing that is to be kept: --quick or --write")
     for side in SIDES if "all" in options.sides else dict.fromkeys(options.sides):
         with tempfile.TemporaryDirectory(prefix="growth-", dir=options.folder) as work:
             curves = measured(side, Path(work), options)
