@@ -12,6 +12,7 @@ below `--folder` and removed; the page cache is warm. `parameters` needs 9 GB of
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -37,6 +38,8 @@ def main() -> None:
     parser.add_argument("--folder", help="where inputs are written; the system's temporary folder by default")
     parser.add_argument("--write", action="store_true", help="keep the figures for the documentation")
     options = parser.parse_args()
+    if options.quick and options.write:
+        parser.error("tiny inputs tell nothing that is to be kept: --quick or --write")
     for side in SIDES if "all" in options.sides else dict.fromkeys(options.sides):
         with tempfile.TemporaryDirectory(prefix="growth-", dir=options.folder) as work:
             curves = measured(side, Path(work), options)
@@ -70,7 +73,8 @@ def _curve(
     begun, *runs = zip(*turns, strict=True)
     told = [_point(place.at, place.told, own) for place, own in zip(points, runs, strict=True)]
     made_by = f"python tests/benchmarks/growth.py {side} --rounds {rounds} --write"
-    return Curve(verb, side, made_by, _point(0.0, "almost nothing", begun), told)
+    processors = len(os.sched_getaffinity(0))
+    return Curve(verb, side, made_by, _point(0.0, "almost nothing", begun), told, processors)
 
 
 def _point(at: float, told: str, runs: Sequence[Run]) -> Point:

@@ -38,7 +38,7 @@ def test_a_slope_is_the_exponent_of_what_lies_beyond_start_up() -> None:
     [
         ("parameters", "merge", lambda n: 0.5 + 2.0 * n / 1e9, (0.5, 2.0)),
         ("rank", "extract", lambda r: 3.0 + 0.02 * r + 1e-4 * r * r, (3.0, 0.02, 1e-4)),
-        ("workers", "extract", lambda w: 1.0 + 6.0 / w, (1.0, 6.0)),
+        ("width", "extract", lambda w: 1.0 + 6.0 / w, (1.0, 6.0)),
         ("adapters", "merge", lambda k: 2.0 * k, (0.0, 2.0)),
     ],
 )  # fmt: skip
@@ -47,6 +47,13 @@ def test_a_theory_finds_its_constants(side, verb, takes, constants) -> None:  # 
     found = curve(side, verb, {at * scale: takes(at * scale) for at in (1, 4, 16, 64)}).fit()
     assert found.constants == pytest.approx(constants, abs=1e-9)
     assert found.worst < 1e-6
+
+
+def test_workers_beyond_the_processors_gain_nothing() -> None:
+    points = [Point(at, f"{at}", [START + 1.0 + 6.0 / min(at, 2)], [1.0], [1]) for at in (1, 2, 4)]
+    found = Curve("merge", "workers", "growth.py", Point(0, "", [START], [0.0], [1]), points, processors=2)
+    assert found.fit().constants == pytest.approx((1.0, 6.0))
+    assert found.fit().at(4) == pytest.approx(4.0)
 
 
 def test_a_point_off_the_theory_is_told() -> None:
