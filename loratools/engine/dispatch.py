@@ -126,7 +126,8 @@ class _Traffic:
                 self._deliver(self._collect())
                 self._count_heads()
         finally:
-            self._client.cancel(list(self._out))
+            if self._client.status == "running":  # else it would wait for a scheduler that is gone
+                self._client.cancel(list(self._out))
 
     def _fill(self, waiting: Iterator[tuple[int, Job[Any]]]) -> None:
         most = self._order.most or JOBS_A_THREAD * max(1, self._crew.all_threads)

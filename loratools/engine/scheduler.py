@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
 from loratools.errors import LoratoolsError
@@ -17,6 +19,12 @@ __all__ = ["CONNECT_SECONDS", "connected", "in_one_line"]
 
 CONNECT_SECONDS = 10.0
 
+_LOGGERS = ("distributed", "distributed.client")
+"""Those that Dask gives a level of their own."""
+
+_SILENT = (OSError, asyncio.TimeoutError)
+"""What comes of nobody answering. The latter is an OSError, too, but in Python 3.10."""
+
 
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[Client]:
@@ -24,30 +32,32 @@ def connected(address: str) -> Iterator[Client]:
 
     Raises:
         OSError: nobody answers there.
+        LoratoolsError: somebody did, and does no longer.
     """
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    from distributed import Client  # sets their levels
+
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that versions of Dask differ, say: ours are what counts
-            from distributed import Client
-
             client = Client(address, timeout=CONNECT_SECONDS, set_as_default=False, name="loratools")
         try:
             yield client
+        except (CancelledError, *_SILENT) as error:  # Dask's own are kinds of these
+            raise LoratoolsError(f"the connection to the scheduler was lost ({address})") from error
         finally:
             with contextlib.suppress(Exception):
                 client.close(timeout=2)
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def in_one_line(error: BaseException, address: str) -> BaseException:
     """The error as a user needs it, where it is the cluster's."""
-    from concurrent.futures import CancelledError
-
-    from distributed.comm.core import CommClosedError
     from distributed.scheduler import KilledWorker, NoValidWorkerError
 
     if isinstance(error, LoratoolsError):
@@ -59,9 +69,7 @@ def in_one_line(error: BaseException, address: str) -> BaseException:
         )
     if isinstance(error, NoValidWorkerError):
         return LoratoolsError("no worker of the cluster may take these jobs", hint="see its --resources")
-    if isinstance(error, (CancelledError, CommClosedError)):
-        return LoratoolsError(f"the connection to the scheduler was lost ({address})")
-    if isinstance(error, (OSError, TimeoutError)):
+    if isinstance(error, _SILENT):
         return LoratoolsError(
             f"no Dask scheduler answers at {address}",
             hint="start one with `dask scheduler`, or mend the address",
