@@ -11,6 +11,7 @@ from loratools.adapters.peft_write import WEIGHTS
 from loratools.checkpoints.publication import Publication
 from loratools.checkpoints.reference import split_weight
 from loratools.checkpoints.target import named_target
+from loratools.engine.allocator import keep_freed_memory
 from loratools.engine.engine import Engine
 from loratools.engine.execution import Execution
 from loratools.engine.memory import PeakMemory
@@ -102,6 +103,7 @@ def run_combine(plan: CombinePlan, engine: Engine, *, memory: PeakMemory, start:
     assert plan.output is not None
     combined = plan.combined
     dense = combined.options.recipe.subject is Subject.DENSE
+    keep_freed_memory()
     with Publication(plan.output, force=plan.force, inputs=plan.inputs) as publication:
         combined.layout.create(publication.folder / WEIGHTS)
         carried = combined.carry_jobs()
