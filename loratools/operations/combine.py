@@ -12,6 +12,7 @@ from loratools.checkpoints.publication import Publication
 from loratools.checkpoints.reference import split_weight
 from loratools.checkpoints.sizes import size_in_bytes
 from loratools.checkpoints.target import named_target
+from loratools.engine.allocator import keep_freed_memory
 from loratools.engine.engine import Engine
 from loratools.engine.execution import Execution
 from loratools.engine.foresight import Foresight
@@ -115,6 +116,7 @@ def run_combine(plan: CombinePlan, engine: Engine, *, memory: PeakMemory, start:
     assert plan.output is not None
     combined = plan.combined
     dense = combined.options.recipe.subject is Subject.DENSE
+    keep_freed_memory()
     with Publication(plan.output, force=plan.force, inputs=plan.inputs) as publication:
         combined.layout.create(publication.folder / WEIGHTS)
         carried = combined.carry_jobs()

@@ -12,6 +12,7 @@ from loratools.checkpoints import files
 from loratools.checkpoints.publication import Publication
 from loratools.checkpoints.sizes import size_in_bytes
 from loratools.checkpoints.target import named_target
+from loratools.engine.allocator import keep_freed_memory
 from loratools.engine.engine import Engine
 from loratools.engine.execution import Execution
 from loratools.engine.foresight import Foresight
@@ -101,6 +102,7 @@ def run_resize(plan: ResizePlan, engine: Engine, *, memory: PeakMemory, start: f
     """Chooses ranks, writes what the plan says and publishes it. `start`: when the clock began."""
     assert plan.output is not None
     adapter = plan.adapter
+    keep_freed_memory()
     with Publication(plan.output, force=plan.force, inputs=(adapter.opened.root,)) as publication:
         resized = ResizedAdapter(adapter, plan.options, _ranks(plan, engine, publication), __version__)
         refuse_cut_dora(adapter, resized.ranks)
