@@ -13,7 +13,7 @@ from loratools.linalg.gamma import chi_squared_quantile, log_gamma
 @pytest.mark.parametrize("probability", [0.5, 0.1, 1e-3, 5e-10, 1e-12, 1e-100])
 def test_quantiles(freedom: int, probability: float) -> None:
     expected = 2.0 * gammaincinv(freedom / 2.0, probability)
-    assert chi_squared_quantile(freedom, probability) == pytest.approx(expected, rel=1e-11)
+    assert expected * (1.0 - 2e-9) <= chi_squared_quantile(freedom, probability) < expected
 
 
 def test_a_chance_that_is_not_small() -> None:
