@@ -90,7 +90,7 @@ def merge(
         force: replace an output that exists.
         resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
             what this one finishes is kept for the next where it fails.
-        dry_run: plan only; nothing is written.
+        dry_run: plan only; nothing is read but headers, and nothing is written.
         progress: is told what is done.
 
     Raises:
