@@ -180,6 +180,8 @@ VERBS = {
     "merge": ["merge", "base", "adapter"],
     "merge together": ["merge", "base", "adapter", "--tied", "tie"],
     "merge apart": ["merge", "base", "adapter", "--tied", "untie"],
+    "merge with an undo record": ["merge", "base", "adapter", "--undo"],
+    "extract": ["extract", "base", "tuned", "--rank", "2"],
     "analyze": ["analyze", "base", "adapter"],
     "analyze beside a pair": ["analyze", "base", "tuned", "adapter"],
     "verify": ["verify", "base", "tuned", "adapter"],
