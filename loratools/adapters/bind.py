@@ -2,7 +2,7 @@
 
 Names, orientation, shapes, ties, weights and the order of several adapters are all decided here, and what
 cannot be applied right is refused here by name. Headers tell all of it but whether tied tensors, and saved
-embeddings, are equal: those few are read.
+embeddings, are equal: of those few `Contents` tells, which a dry run does not let read.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 
 from loratools.adapters.bias import Bias
 from loratools.adapters.binding import Adapter, Binding, BoundTensor
+from loratools.adapters.contents import VALUES, Contents
 from loratools.adapters.fitting import Owned, fit_updates, is_base_itself, refuse_conflicts
 from loratools.adapters.layers import Layers
 from loratools.adapters.names import HEADS, NameMap
 from loratools.adapters.replace import Replace
-from loratools.adapters.tied import Given, Tie, Tied, sides_as_trained, sides_together
+from loratools.adapters.tied import Given, Sides, Tie, Tied, sides_as_trained, sides_together
 from loratools.adapters.ties import find_ties
 from loratools.adapters.update import Update
-from loratools.adapters.values import same_values
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError, UsageError
@@ -35,6 +35,7 @@ def bind(
     *,
     tied: Tied = Tied.AUTO,
     allow_unmatched: bool = False,
+    contents: Contents = VALUES,
 ) -> Binding:
     """Binds adapters, in the order in which they are to be applied, to the tensors of a checkpoint.
 
@@ -43,6 +44,7 @@ def bind(
         checkpoint: the base.
         tied: what becomes of tied tensors that an adapter touches.
         allow_unmatched: goes on without the adapter keys that find no tensor.
+        contents: reads values where they alone tell; where it may not, the result says what is pending.
 
     Raises:
         LoratoolsError: a key finds no tensor, or more than one; shapes do not fit; two adapters replace one
@@ -60,7 +62,7 @@ def bind(
     for adapter, weight in adapters:
         given.append(_Placed(adapter, weight, _by_core(adapter, names, again=id(adapter) in seen)))
         seen.add(id(adapter))
-    binder = _Binder(checkpoint, names, tied, given)
+    binder = _Binder(checkpoint, names, tied, given, contents)
     binder.bind_ties()
     binder.bind_others()
     binder.refuse_unmatched(allow=allow_unmatched)
@@ -95,11 +97,14 @@ class _Binder:
     names: NameMap
     policy: Tied
     given: Sequence[_Placed]
+    contents: Contents
     tensors: dict[str, BoundTensor] = field(default_factory=dict)
     done: set[str] = field(default_factory=set)
     conv1d: list[str] = field(default_factory=list)
     unmatched: list[tuple[str, str]] = field(default_factory=list)
     idle: dict[tuple[str, str], str] = field(default_factory=dict)
+    pending: dict[tuple[str, str], str] = field(default_factory=dict)
+    pending_tensors: dict[str, str] = field(default_factory=dict)
     decisions: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     untied: bool = False
@@ -123,12 +128,12 @@ class _Binder:
         for tie in find_ties(self.checkpoint, self.names, sorted(touched), layers=self.layers):
             if touched.isdisjoint(tie.members):
                 untouched.append(tie)
-            elif tie.holds():
+            elif tie.holds(self.contents) is not False:
                 self._bind_tie(tie)
             else:
                 self.warnings.append(f"{_label(tie)} are tied by the config but differ: taken as untied")
         for tie in untouched:
-            if self.untied and tie.holds():
+            if self.untied and tie.holds(self.contents) is not False:
                 self._write_apart(tie, {})
 
     def bind_others(self) -> None:
@@ -140,8 +145,10 @@ class _Binder:
                 self._add(disk, self.checkpoint[disk], owned)
             elif self._is_new(core, owned):
                 self._add_new(core, owned)
-            elif self._is_void(core, owned):
+            elif (void := self._is_void(core, owned)) is not False:
                 self._set_idle(owned, "is zero, and the base has no such bias")
+                if void is None:
+                    self._set_pending(owned, f"{_WILL_TELL} whether it is zero: the base has no such bias")
             else:
                 self._refuse_missing(core, owned)
                 self.unmatched += [key for one in owned for key in self._keys(one)]
@@ -165,13 +172,16 @@ class _Binder:
             tensors=dict(sorted(self.tensors.items())),
             unmatched=tuple(self.unmatched),
             idle=dict(sorted(self.idle.items())),
+            pending=dict(sorted(self.pending.items())),
+            pending_tensors=dict(sorted(self.pending_tensors.items())),
             tie_word_embeddings=False if self.untied else None,
             decisions=(*self.decisions, *_orientation(self.conv1d, [one.adapter for one in self.given])),
             warnings=tuple(self.warnings),
         )
 
     def _bind_tie(self, tie: Tie) -> None:
-        if self.policy is Tied.REFUSE:
+        holds = tie.holds(self.contents)
+        if self.policy is Tied.REFUSE and holds:
             raise LoratoolsError(
                 f"the adapter changes what is tied in the base ({_label(tie)})",
                 tensor=tie.spec.name,
@@ -179,8 +189,12 @@ class _Binder:
             )
         self.done.update(tie.members)
         given = [Given(self._acting(tie, one), one.adapter.keeps_ties) for one in self.given]
-        sides = sides_together(tie, given) if self.policy is Tied.TIE else sides_as_trained(tie, given)
+        decide = sides_together if self.policy is Tied.TIE else sides_as_trained
+        sides = decide(tie, given, self.contents)
         self._set_idle(self._owned(sides.repeated), f"says what another of {_label(tie)} says")
+        if holds is None or sides.unknown or self._is_pending(tie):
+            self._bind_unknown_tie(tie, sides)
+            return
         if sides.equal and self.policy is not Tied.UNTIE:
             self.decisions.append(f"{_label(tie)} are tied and stay so")
             for name, spec in tie.stored.items():
@@ -197,16 +211,36 @@ class _Binder:
         self.untied = True
         self._write_apart(tie, sides.updates)
 
+    def _is_pending(self, tie: Tie) -> bool:
+        keys = (key for one in self._touching(tie) for key in self._keys(one))
+        return any(key in self.pending for key in keys)
+
+    def _touching(self, tie: Tie) -> list[Owned]:
+        """All that an adapter does to a member."""
+        return self._owned(u for one in self.given for name in tie.members for u in one.updates.get(name, ()))
+
+    def _bind_unknown_tie(self, tie: Tie, sides: Sides) -> None:
+        """A tie of which values would tell what becomes of it: taken for what writes the more."""
+        why = f"{_WILL_TELL} whether {_label(tie)} are, and stay, one tensor"
+        self.decisions.append(f"{_label(tie)} are tied by the config: {why}")
+        self._set_pending(self._touching(tie), why)
+        if len(tie.members) > 2 or (sides.equal and self.policy is not Tied.UNTIE):
+            for name, spec in tie.stored.items():
+                self._add(spec.name, spec, self._owned(sides.updates[name]))
+        else:
+            self._write_apart(tie, sides.updates)
+        disk = [self.names.disk(name) or self.names.new(name) for name in tie.members]
+        self.pending_tensors.update((name, why) for name in disk)
+
     def _acting(self, tie: Tie, one: _Placed) -> dict[str, tuple[Update, ...]]:
         """What an adapter does to the members: to save the base's own values on one side unties nothing."""
         updates = {name: one.updates[name] for name in tie.members if name in one.updates}
-        idle = [
-            update
-            for held in updates.values()
-            for update in held
-            if isinstance(update, Replace) and same_values(update.value.spec, tie.spec)
-        ]
-        self._set_idle(self._owned(idle), "holds the base's own values")
+        whole = [update for held in updates.values() for update in held if isinstance(update, Replace)]
+        told = [(update, self.contents.same(update.value.spec, tie.spec)) for update in whole]
+        idle = [update for update, same in told if (update.shared if same is None else same)]
+        self._set_idle(self._owned(idle), _OWN)
+        unknown = self._owned(update for update, same in told if same is None)
+        self._set_pending(unknown, f"{_WILL_TELL} whether it {_OWN}")
         return {
             name: tuple(update for update in held if update not in idle) for name, held in updates.items()
         }
@@ -223,8 +257,13 @@ class _Binder:
         acting: list[Owned] = []
         idle: list[Owned] = []
         for one in owned:
-            (idle if is_base_itself(one.update, spec) else acting).append(one)
-        self._set_idle(idle, "holds the base's own values")
+            same = is_base_itself(one.update, spec, self.contents)
+            if same is None:
+                why = f"{_WILL_TELL} whether {{}} {_OWN}"
+                self._set_pending([one], why.format("it"))
+                self.pending_tensors[disk] = why.format(one.update.sources[0])
+            (acting if same is False else idle).append(one)
+        self._set_idle(idle, _OWN)
         if not acting and disk in self.checkpoint:
             return
         memory = self.names.memory(disk)
@@ -249,12 +288,13 @@ class _Binder:
             and module in map(self.names.core, saved)
         )
 
-    def _is_void(self, core: str, owned: Sequence[Owned]) -> bool:
+    def _is_void(self, core: str, owned: Sequence[Owned]) -> bool | None:
         """Whether it is a bias of zeros for a layer without one: in PEFT lora_bias holds for all targets."""
         weight = self.names.disk(f"{core.rpartition('.')[0]}.weight")
-        return weight is not None and all(
-            isinstance(one.update, Bias) and one.update.norm() == 0.0 for one in owned
-        )
+        biases = [one.update for one in owned if isinstance(one.update, Bias)]
+        if weight is None or len(biases) < len(owned):
+            return False
+        return self.contents.tell(lambda: all(bias.norm() == 0.0 for bias in biases))
 
     def _refuse_missing(self, core: str, owned: Sequence[Owned]) -> None:
         """Raises LoratoolsError where the base lacks the tensor for a reason that can be told."""
@@ -284,6 +324,13 @@ class _Binder:
 
     def _set_idle(self, owned: Iterable[Owned], why: str) -> None:
         self.idle.update({key: why for one in owned for key in self._keys(one)})
+
+    def _set_pending(self, owned: Iterable[Owned], why: str) -> None:
+        self.pending.update({key: why for one in owned for key in self._keys(one)})
+
+
+_WILL_TELL = "the values, which a dry run does not read, tell"
+_OWN = "holds the base's own values"
 
 
 def _label(tie: Tie) -> str:

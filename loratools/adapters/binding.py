@@ -54,6 +54,8 @@ class Binding:
     `tensors` are those that change or are added, by name on disk. `unmatched` are the (adapter, key) that
     found no tensor; `idle` those, with the reason, that change nothing: they say what another key of a tied
     pair says, or hold the base's own values.
+    `pending`, of a dry run only, are the (adapter, key) of which their values will tell what they do, and
+    `pending_tensors` the names on disk of tensors that depend on it, both with the reason.
     `tie_word_embeddings` is what the config's tie has to become (None: leave it). `decisions` is what was
     decided that the user should know, `warnings` what may not be as they think.
     """
@@ -61,6 +63,8 @@ class Binding:
     tensors: Mapping[str, BoundTensor]
     unmatched: tuple[tuple[str, str], ...] = ()
     idle: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    pending: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    pending_tensors: Mapping[str, str] = field(default_factory=dict)
     tie_word_embeddings: bool | None = None
     decisions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()

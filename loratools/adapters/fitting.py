@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loratools.adapters.contents import VALUES, Contents
 from loratools.adapters.dora import Dora
 from loratools.adapters.layers import Layer, Layers
 from loratools.adapters.lowrank import LowRank
 from loratools.adapters.replace import Replace, Rows
 from loratools.adapters.update import Update
-from loratools.adapters.values import same_values
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
 
@@ -71,12 +71,14 @@ def fit_updates(memory_name: str, spec: TensorSpec, owned: Sequence[Owned], laye
     return Fitted(tuple(updates), conv1d)
 
 
-def is_base_itself(update: Update, spec: TensorSpec) -> bool:
-    """Whether the update puts the base's own values in the place of its parameter; reads both where it might.
+def is_base_itself(update: Update, spec: TensorSpec, contents: Contents = VALUES) -> bool | None:
+    """Whether the update puts the base's own values in the place of its parameter; None if unknown.
 
     PEFT saves the whole embedding beside the factors of one that it targets, changed or not.
     """
-    return isinstance(update, Replace) and update.shared and same_values(update.value.spec, spec)
+    if not (isinstance(update, Replace) and update.shared):
+        return False
+    return contents.same(update.value.spec, spec)
 
 
 _RESIZABLE = (Layer.EMBEDDING, Layer.HEAD)

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from loratools.adapters.contents import VALUES, Contents
 from loratools.adapters.lowrank import LowRank
 from loratools.adapters.replace import Replace, Rows
 from loratools.adapters.update import Update
-from loratools.adapters.values import same_values
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
 
@@ -45,17 +45,22 @@ class Tie:
         """The tensor that all members start from."""
         return next(self.stored[name] for name in self.members if name in self.stored)
 
-    def holds(self) -> bool:
-        """Whether those on disk are the same, byte for byte; transformers ties no others. Reads them."""
-        return all(same_values(self.spec, spec) for spec in self.stored.values() if spec is not self.spec)
+    def holds(self, contents: Contents = VALUES) -> bool | None:
+        """Whether those on disk are the same, byte for byte; transformers ties no others. None if unknown."""
+        found = {contents.same(self.spec, spec) for spec in self.stored.values() if spec is not self.spec}
+        return False if False in found else None if None in found else True
 
 
 @dataclass(frozen=True)
 class Sides:
-    """What each member of a tie gets, in order, and the updates that said the same once more."""
+    """What each member of a tie gets, in order, and the updates that said the same once more.
+
+    `unknown`: only values tell whether updates are the same, and they were not read.
+    """
 
     updates: Mapping[str, tuple[Update, ...]]
     repeated: tuple[Update, ...]
+    unknown: bool = False
 
     @property
     def equal(self) -> bool:
@@ -71,7 +76,22 @@ class Given:
     keeps_ties: bool = False
 
 
-def sides_as_trained(tie: Tie, adapters: Sequence[Given]) -> Sides:
+@dataclass
+class _Comparison:
+    """Compares updates, and remembers whether an answer had to be taken for `likely`."""
+
+    contents: Contents
+    unknown: bool = False
+
+    def same(self, one: Update, other: Update, *, likely: bool) -> bool:
+        found = same_update(one, other, self.contents)
+        if found is None:
+            self.unknown = True
+            return likely
+        return found
+
+
+def sides_as_trained(tie: Tie, adapters: Sequence[Given], contents: Contents = VALUES) -> Sides:
     """Each member gets what its own forward pass had.
 
     In memory there is one parameter, and each module may have an adapter of its own. So a replacement of the
@@ -84,36 +104,39 @@ def sides_as_trained(tie: Tie, adapters: Sequence[Given]) -> Sides:
     Raises:
         LoratoolsError: an adapter holds two different values of the one parameter.
     """
+    comparison = _Comparison(contents)
     held: dict[str, list[Update]] = {name: [] for name in tie.members}
     repeated: list[Update] = []
     for given in adapters:
         own = {name: list(given.updates.get(name, ())) for name in tie.members}
         whole = [update for name in tie.members for update in own[name] if _is_shared(update)]
         for update in whole[1:]:
-            if not same_update(whole[0], update):
+            if not comparison.same(whole[0], update, likely=True):
                 raise _two_values(whole[0], update)
             repeated.append(update)
         for name in tie.members:
             held[name] += whole[:1]
             own[name] = [update for update in own[name] if not _is_shared(update)]
-        repeated += _share_equal(tie, own, given.keeps_ties)
+        repeated += _share_equal(tie, own, given.keeps_ties, comparison)
         for name in tie.members:
             held[name] += own[name]
-    return Sides({name: tuple(updates) for name, updates in held.items()}, tuple(repeated))
+    updates = {name: tuple(its) for name, its in held.items()}
+    return Sides(updates, tuple(repeated), comparison.unknown)
 
 
-def sides_together(tie: Tie, adapters: Sequence[Given]) -> Sides:
+def sides_together(tie: Tie, adapters: Sequence[Given], contents: Contents = VALUES) -> Sides:
     """All members get what is done to any of them; what is said twice, the same, is done once.
 
     Raises:
         LoratoolsError: an adapter holds two different tensors for the one parameter.
     """
+    comparison = _Comparison(contents)
     held: list[Update] = []
     repeated: list[Update] = []
     for given in adapters:
         own: list[Update] = []
         for update in (update for name in tie.members for update in given.updates.get(name, ())):
-            if any(same_update(one, update) for one in own):
+            if any(comparison.same(one, update, likely=update.kind == "replace") for one in own):
                 repeated.append(update)
                 continue
             other = next((one for one in own if one.kind == update.kind == "replace"), None)
@@ -121,17 +144,21 @@ def sides_together(tie: Tie, adapters: Sequence[Given]) -> Sides:
                 raise _two_values(other, update)
             own.append(update)
         held += sorted(own, key=lambda update: update.kind != "replace")
-    return Sides({name: tuple(held) for name in tie.members}, tuple(repeated))
+    return Sides({name: tuple(held) for name in tie.members}, tuple(repeated), comparison.unknown)
 
 
-def same_update(one: Update, other: Update) -> bool:
-    """Whether two updates do the same to a tensor; compares their values, reading them."""
+def same_update(one: Update, other: Update, contents: Contents = VALUES) -> bool | None:
+    """Whether two updates do the same to a tensor; None where only values tell, which are not read."""
     if isinstance(one, Replace) and isinstance(other, Replace):
-        return same_values(one.value.spec, other.value.spec)
+        return contents.same(one.value.spec, other.value.spec)
     if isinstance(one, Rows) and isinstance(other, Rows):
-        return one.indices == other.indices and same_values(one.value.spec, other.value.spec)
+        return one.indices == other.indices and contents.same(one.value.spec, other.value.spec)
     if isinstance(one, LowRank) and isinstance(other, LowRank):
-        return _same_product(one, other)
+        if one.scaling != other.scaling or one.rank != other.rank:
+            return False
+        if one is other and not contents.reads:
+            return True
+        return contents.tell(lambda: _same_product(one, other))
     return False
 
 
@@ -139,19 +166,26 @@ def _is_shared(update: Update) -> bool:
     return isinstance(update, Replace) and update.shared
 
 
-def _share_equal(tie: Tie, own: dict[str, list[Update]], keeps_ties: bool) -> list[Update]:
+def _share_equal(
+    tie: Tie, own: dict[str, list[Update]], keeps_ties: bool, comparison: _Comparison
+) -> list[Update]:
     """Gives all members the same updates where all say the same, or one says what is meant for all.
 
     That are token rows of the source's, and anything of an adapter that keeps ties; but DoRA's magnitudes are
     each side's own, tied or not. A tied bias is a head's, kept once more beside it (BERT's decoder) and used
-    in the head only, so that what is said of either is meant for both. Returns those that were said again.
+    in the head only, so that what is said of either is meant for both. Where values that are not read would
+    tell, the sides are taken apart, which writes the more. Returns those that were said again.
     """
     speaking = [name for name in tie.members if own[name]]
     if not speaking:
         return []
     first = own[speaking[0]]
     rows_of_source = speaking == [tie.members[0]] and all(isinstance(update, Rows) for update in first)
-    alike = [len(own[name]) == len(first) and all(map(same_update, first, own[name])) for name in speaking]
+    alike = [
+        len(own[name]) == len(first)
+        and all(comparison.same(*pair, likely=False) for pair in zip(first, own[name], strict=True))
+        for name in speaking
+    ]
     dora = any(update.kind == "dora" for name in speaking for update in own[name])
     keeps_ties = keeps_ties or all(name.endswith(".bias") for name in tie.members)
     if keeps_ties and not all(alike) and not dora:
@@ -167,8 +201,6 @@ def _share_equal(tie: Tie, own: dict[str, list[Update]], keeps_ties: bool) -> li
 def _same_product(one: LowRank, other: LowRank) -> bool:
     import numpy as np
 
-    if one.scaling != other.scaling or one.rank != other.rank:
-        return False
     pair = (other.A.array(), other.B.array())
     if bool(one.transposed) != bool(other.transposed):
         pair = (other.B.array().T, other.A.array().T)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import loratools
+from loratools.adapters.contents import Contents
 from loratools.checkpoints.sizes import size_in_bytes
 from loratools.engine.coverage import Coverage
 from loratools.engine.engine import Engine
@@ -97,7 +98,7 @@ def analyze(
         inputs = open_references(as_list(references), options.ranks)
         options = replace(options, ranks=inputs.ranks)
         analysis = _ANALYSES[inputs.mode]
-        question = analysis.question(inputs, options)
+        question = analysis.question(inputs, options, Contents.of(dry_run=dry_run))
         forecast = foresight.expect(question.plan, engine, execution.max_memory)
         if dry_run:
             return Report.of_plan(
@@ -141,11 +142,11 @@ class _Question:
 class _Analysis:
     """How one question is planned, and which keys of `details` its answer has."""
 
-    question: Callable[[AnalyzeInputs, AnalyzeOptions], _Question]
+    question: Callable[[AnalyzeInputs, AnalyzeOptions, Contents], _Question]
     keys: tuple[str, ...]
 
 
-def _similarity(inputs: AnalyzeInputs, options: AnalyzeOptions) -> _Question:
+def _similarity(inputs: AnalyzeInputs, options: AnalyzeOptions, contents: Contents) -> _Question:
     from loratools.operations.analysis.similarity import plan_similarity, run_similarity
 
     adapters = _skinny(inputs)
@@ -153,7 +154,7 @@ def _similarity(inputs: AnalyzeInputs, options: AnalyzeOptions) -> _Question:
     return _Question(plan, lambda engine: run_similarity(plan, adapters, options, engine))
 
 
-def _spectra(inputs: AnalyzeInputs, options: AnalyzeOptions) -> _Question:
+def _spectra(inputs: AnalyzeInputs, options: AnalyzeOptions, contents: Contents) -> _Question:
     from loratools.operations.analysis.adapter_spectra import plan_spectra, run_spectra
 
     (adapter,) = _skinny(inputs)
@@ -161,11 +162,11 @@ def _spectra(inputs: AnalyzeInputs, options: AnalyzeOptions) -> _Question:
     return _Question(plan, lambda engine: run_spectra(plan, adapter, options, engine))
 
 
-def _adapters(inputs: AnalyzeInputs, options: AnalyzeOptions) -> _Question:
+def _adapters(inputs: AnalyzeInputs, options: AnalyzeOptions, contents: Contents) -> _Question:
     from loratools.operations.analysis.adapter_amplification import plan_adapters, run_adapters
 
     (base,) = inputs.checkpoints
-    plan = plan_adapters(base, inputs.adapters, _amplifying(options))
+    plan = plan_adapters(base, inputs.adapters, _amplifying(options), contents)
     return _Question(plan, lambda engine: run_adapters(plan, engine))
 
 
@@ -179,12 +180,12 @@ def _amplifying(options: AnalyzeOptions) -> AnalyzeOptions:
     return options
 
 
-def _pair(inputs: AnalyzeInputs, options: AnalyzeOptions) -> _Question:
+def _pair(inputs: AnalyzeInputs, options: AnalyzeOptions, contents: Contents) -> _Question:
     from loratools.operations.analysis.pair_plan import plan_pair
     from loratools.operations.analysis.pairs import run_pair
 
     base, tuned = inputs.checkpoints
-    plan = plan_pair(base, tuned, inputs.adapters, options)
+    plan = plan_pair(base, tuned, inputs.adapters, options, contents)
     return _Question(plan, lambda engine: run_pair(plan, engine))
 
 

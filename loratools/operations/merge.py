@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from loratools import __version__
+from loratools.adapters.contents import Contents
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.sizes import size_in_bytes
 from loratools.checkpoints.target import named_target
@@ -89,7 +90,7 @@ def merge(
         force: replace an output that exists.
         resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
             what this one finishes is kept for the next where it fails.
-        dry_run: plan only; nothing is written.
+        dry_run: plan only; nothing is read but headers, and nothing is written.
         progress: is told what is done.
 
     Raises:
@@ -119,7 +120,7 @@ def merge(
     engine = execution.engine(foresight)
     with PeakMemory() as memory:
         inputs = open_inputs(base, as_list(adapters), weights)
-        plan = plan_merge(inputs, target, options)
+        plan = plan_merge(inputs, target, options, Contents.of(dry_run=dry_run))
         forecast = foresight.expect(plan, engine, execution.max_memory)
         if dry_run:
             return Report.of_plan(

@@ -25,9 +25,14 @@ def planned_coverage(
     """
     outgoing = list(tensors)
     rows = [_checkpoint_row(role, tensor, verb) for tensor in outgoing if tensor.name in inputs.checkpoint]
+    rows = [_unless_pending(row, binding.pending_tensors.get(row.tensor)) for row in rows]
     users, unmatched = _users(outgoing), frozenset(binding.unmatched)
     for label, adapter in zip(inputs.labels(), inputs.adapters, strict=True):
-        rows += _adapter_rows(label, adapter, users, unmatched, binding.idle, inputs.checkpoint)
+        of_adapter = _adapter_rows(label, adapter, users, unmatched, binding.idle, inputs.checkpoint)
+        rows += (
+            _unless_pending(row, binding.pending.get((adapter.adapter.name, row.tensor)))
+            for row in of_adapter
+        )
     return Coverage.of(rows)
 
 
@@ -42,6 +47,11 @@ def _settled(coverage: Coverage, role: str, figures: Mapping[str, TensorFigures]
         if found is not None and row.action is Action.MERGED and found.changed == 0:
             row = replace(row, action=Action.UNCHANGED, reason=f"{row.reason}, which changed no element")
         yield row
+
+
+def _unless_pending(row: CoverageRow, why: str | None) -> CoverageRow:
+    """The row, or that its fate is open: that happens in a dry run only, which reads no values."""
+    return row if why is None else replace(row, action=Action.PENDING, reason=why)
 
 
 def _checkpoint_row(role: str, tensor: Outgoing, verb: str) -> CoverageRow:

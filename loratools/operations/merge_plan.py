@@ -10,6 +10,7 @@ from typing import Any
 from loratools import __version__
 from loratools.adapters.bind import bind
 from loratools.adapters.binding import Binding, BoundTensor
+from loratools.adapters.contents import VALUES, Contents
 from loratools.adapters.replace import Replace
 from loratools.adapters.update import Update
 from loratools.checkpoints.checkpoint import Checkpoint
@@ -35,7 +36,9 @@ from loratools.operations.undo.record import FOLDER
 MergePlan = RewritePlan[MergeOptions]
 
 
-def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions) -> MergePlan:
+def plan_merge(
+    inputs: MergeInputs, output: Path | None, options: MergeOptions, contents: Contents = VALUES
+) -> MergePlan:
     """Binds the adapters to the base, lays the output out, and says what becomes of every tensor.
 
     Raises:
@@ -56,6 +59,7 @@ def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions) 
         base,
         tied=options.tied,
         allow_unmatched=options.allow_unmatched,
+        contents=contents,
     )
     tensors = outgoing(base, binding, options.dtype)
     config = merged_config(base, tensors, dtype=options.dtype, binding=binding, adapters=inputs.adapters)
@@ -86,6 +90,7 @@ def plan_merge(inputs: MergeInputs, output: Path | None, options: MergeOptions) 
         coverage=planned_coverage(inputs, binding, tensors, role="base", verb="merged"),
         likeness="with its undo record" if options.undo else "plain",
         keeps_undo=options.undo,
+        may_shrink=any(name not in base for name in binding.pending_tensors),
         config=config.content if config.changes and not one_file else None,
         warnings=(
             *said(inputs, binding),

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from loratools.adapters.bind import Tied, bind
 from loratools.adapters.binding import Adapter, Binding, BoundTensor
+from loratools.adapters.contents import VALUES, Contents
 from loratools.adapters.names import NameMap
 from loratools.adapters.replace import Replace
 from loratools.adapters.ties import find_ties
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.operations.merge_inputs import MergeInputs
-from loratools.operations.subtract import may_have_been
+from loratools.operations.subtract import fits_as_source, may_have_been
 
 _WHY = "the base's own copy beside the factors"
 
@@ -34,18 +36,20 @@ class _Copy:
 
 
 def without_own_copies(
-    inputs: MergeInputs, only_added: OnlyAdded, *, allow_unmatched: bool
+    inputs: MergeInputs, only_added: OnlyAdded, *, allow_unmatched: bool, contents: Contents = VALUES
 ) -> tuple[MergeInputs, list[str]]:
     """The inputs of an unmerge, without the replacements that a merge found to be what the base had.
 
     Where no record tells, a copy counts as the base's if the merged tensor is what adding to the copy gives;
-    the second result says so, since the base may have been another.
+    the second result says so, since the base may have been another. Where values are not read, it is taken
+    for the base's, and the second result says that they will tell.
 
     Args:
         inputs: the merged checkpoint and the adapters.
         only_added: whether merging the adapter of this place did no more than add to the tensor of this name;
             None where that is not on record.
         allow_unmatched: as `bind` has it.
+        contents: as `bind` has it.
 
     Raises:
         LoratoolsError: as `bind`; a file cannot be read.
@@ -59,6 +63,7 @@ def without_own_copies(
         inputs.checkpoint,
         tied=Tied.TIE,
         allow_unmatched=allow_unmatched,
+        contents=contents,
     )
     found, notes = [], []
     for copy in copies:
@@ -66,13 +71,30 @@ def without_own_copies(
         if bound is None or bound.source is None:
             continue
         recorded = only_added(copy.adapter, bound.name)
-        if recorded is None and may_have_been(copy.update.value.spec, bound.source, bound.updates):
+        if recorded is None:
+            asked = (copy.update.value.spec, bound.source, bound.updates)
+            told = contents.tell(partial(may_have_been, *asked))
+            if told is False or not fits_as_source(*asked):
+                continue
             adapter = inputs.adapters[copy.adapter].name
-            notes.append(f"{bound.name} is taken to have been what {adapter} holds beside its factors")
+            how = "is taken" if told else "will be taken, if its values allow it,"
+            notes.append(f"{bound.name} {how} to have been what {adapter} holds beside its factors")
             found.append(copy)
         elif recorded:
             found.append(copy)
     return _without(inputs, found), notes
+
+
+def copies_pending(inputs: MergeInputs, contents: Contents) -> dict[tuple[str, str], str]:
+    """The (adapter, key) that a dry run takes for the base's own copy, with the reason: values will tell."""
+    if contents.reads:
+        return {}
+    return {
+        (one.adapter.name, key): f"the values, which a dry run does not read, tell whether it is {_WHY}"
+        for one in inputs.adapters
+        for key, why in one.adapter.ignored.items()
+        if why == _WHY
+    }
 
 
 def _copies(inputs: MergeInputs) -> Iterator[_Copy]:

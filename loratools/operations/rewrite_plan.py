@@ -114,6 +114,8 @@ class Draft(Generic[Asked]):
     config: Mapping[str, object] | None = None
     likeness: str = ""
     keeps_undo: bool = False
+    may_shrink: bool = False
+    """Values that were not read may leave out a tensor that is laid out here."""
     warnings: tuple[str, ...] = ()
 
     def planned(self) -> RewritePlan[Asked]:
@@ -134,7 +136,7 @@ class Draft(Generic[Asked]):
             write_bytes=write,
             weight_bytes=weights,
             written=self._told,
-            weights_written=Written.EXACTLY,
+            weights_written=Written.AT_MOST if self.may_shrink else Written.EXACTLY,
             overhead_bytes=overhead(self.command),
             finishing_seconds=finishing(self.command, write),
             likeness=self.likeness,
@@ -164,7 +166,7 @@ class Draft(Generic[Asked]):
     def _told(self) -> Written:
         if self.keeps_undo:
             return Written.ABOUT
-        return Written.EXACTLY if self.one_file else Written.AT_MOST
+        return Written.EXACTLY if self.one_file and not self.may_shrink else Written.AT_MOST
 
     def _beside(self, shards: Sequence[Shard]) -> int:
         """Bytes of all but the weights."""

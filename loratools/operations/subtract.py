@@ -150,14 +150,19 @@ class SubtractJob:
             centre += np.where(is_zero(merged), 0.0, shift).astype(centre.dtype)
 
 
+def fits_as_source(value: TensorSpec, merged: TensorSpec, updates: tuple[Update, ...]) -> bool:
+    """Whether headers let merging `updates` into `value` give `merged`."""
+    alike = value.shape == merged.shape and value.floating and merged.floating
+    return alike and all(update.subtractable for update in updates)
+
+
 def may_have_been(value: TensorSpec, merged: TensorSpec, updates: tuple[Update, ...]) -> bool:
     """Whether merging `updates` into `value` can have given `merged`: every element lies in its interval.
 
     Raises:
         LoratoolsError: a file cannot be read.
     """
-    alike = value.shape == merged.shape and value.floating and merged.floating
-    if not alike or not all(update.subtractable for update in updates):
+    if not fits_as_source(value, merged, updates):
         return False
     arithmetic = arithmetic_dtype(merged.dtype)
     doubt = _Doubt(merged.dtype, updates)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loratools import __version__
+from loratools.adapters.contents import Contents
 from loratools.checkpoints.checkpoint import Checkpoint, Kind
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.reference import open_checkpoint
@@ -31,7 +32,7 @@ from loratools.operations.undo.record import UndoRecord
 from loratools.operations.undo.restore import last_record, run_restore, same_adapters
 from loratools.operations.undo.restore_plan import RestoreOptions, RestorePlan, plan_restore
 from loratools.operations.unmerge_plan import UnmergePlan, plan_unmerge, unmerge_record
-from loratools.operations.unmerge_record import adapter_fingerprints
+from loratools.operations.unmerge_record import MergeRecord, adapter_fingerprints
 from loratools.reports.report import MergedModule, Report
 
 
@@ -87,7 +88,7 @@ def unmerge(
         force: replace an output that exists.
         resume: go on where a run of the same command that was killed, or that failed with `resume`, stopped;
             what this one finishes is kept for the next where it fails.
-        dry_run: plan only; nothing is written.
+        dry_run: plan only; nothing is read but headers and records, and nothing is written.
         progress: is told what is done.
 
     Raises:
@@ -105,7 +106,16 @@ def unmerge(
     foresight = Foresight(progress, learn=not resume)
     engine = execution.engine(foresight)
     with PeakMemory() as memory:
-        asked = _Asked(merged, as_list(adapters), weights, all_merges, allow_modified, allow_unmatched, force)
+        asked = _Asked(
+            merged,
+            as_list(adapters),
+            weights,
+            all_merges,
+            allow_modified,
+            allow_unmatched,
+            force,
+            Contents.of(dry_run=dry_run),
+        )
         plan = asked.plan(target)
         forecast = foresight.expect(plan, engine, execution.max_memory)
         if dry_run:
@@ -133,6 +143,7 @@ class _Asked:
     allow_modified: bool
     allow_unmatched: bool
     force: bool
+    contents: Contents
 
     def plan(self, target: Path | None) -> RestorePlan | UnmergePlan:
         if not self.adapters:
@@ -149,8 +160,19 @@ class _Asked:
             )
         record = last_record(inputs.checkpoint)
         if record is not None and self._are_those_of(record, inputs):
-            return self._restored(inputs.checkpoint, target)
-        return plan_unmerge(inputs, target, allow_unmatched=self.allow_unmatched, force=self.force)
+            restored = self._restored(inputs.checkpoint, target)
+            return (
+                restored
+                if self.contents.reads
+                else replace(restored, warnings=(*restored.warnings, _TAKEN_FOR_THOSE))
+            )
+        return plan_unmerge(
+            inputs,
+            target,
+            allow_unmatched=self.allow_unmatched,
+            force=self.force,
+            contents=self.contents,
+        )
 
     def _restored(self, checkpoint: Checkpoint, target: Path | None) -> RestorePlan:
         return plan_restore(
@@ -162,12 +184,25 @@ class _Asked:
         )
 
     def _are_those_of(self, record: UndoRecord, inputs: MergeInputs) -> bool:
-        """Whether the adapters are those of the last merge, at its weights where the user gave any."""
-        roots = [hash_tensors(one.opened) for one in inputs.adapters]
+        """Whether the adapters are those of the last merge, at its weights where the user gave any.
+
+        A dry run hashes none: it goes by their number, and by their tensors' names where these are known.
+        """
         given = [one.weight for one in inputs.adapters if one.weight_given]
         merged = [one.get("weight") for one in record.adapters]
         weights_hold = all(weight in merged for weight in given)
+        if not self.contents.reads:
+            told = MergeRecord.of(inputs)
+            named = told.provenance is None or all(told.likely(inputs))
+            return weights_hold and named and len(record.adapters) == len(inputs.adapters)
+        roots = [hash_tensors(one.opened) for one in inputs.adapters]
         return weights_hold and same_adapters(record, adapter_fingerprints(inputs, roots))
+
+
+_TAKEN_FOR_THOSE = (
+    "the adapters are taken for those of the last merge, which its undo record takes off: their number and "
+    "names fit, and their hashes, which a dry run does not compute, will tell"
+)
 
 
 def run_unmerge(

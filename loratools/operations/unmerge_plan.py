@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loratools import __version__
 from loratools.adapters.bind import Tied, bind
 from loratools.adapters.binding import BoundTensor
+from loratools.adapters.contents import VALUES, Contents
 from loratools.checkpoints.provenance import Provenance
 from loratools.checkpoints.publication import check_target
 from loratools.checkpoints.spec import TensorSpec
@@ -17,7 +18,7 @@ from loratools.operations.merge_coverage import planned_coverage
 from loratools.operations.merge_inputs import MergeInputs
 from loratools.operations.merge_options import OutputDtype
 from loratools.operations.merge_plan import outgoing, said
-from loratools.operations.own_copies import without_own_copies
+from loratools.operations.own_copies import copies_pending, without_own_copies
 from loratools.operations.rewrite_layout import Outgoing, shards_as_they_are
 from loratools.operations.rewrite_plan import Draft, RewritePlan, TensorJob, files_beside, wants_one_file
 from loratools.operations.rewrite_record import (
@@ -46,9 +47,16 @@ UnmergePlan = RewritePlan[UnmergeOptions]
 
 
 def plan_unmerge(
-    inputs: MergeInputs, output: Path | None, *, allow_unmatched: bool, force: bool
+    inputs: MergeInputs,
+    output: Path | None,
+    *,
+    allow_unmatched: bool,
+    force: bool,
+    contents: Contents = VALUES,
 ) -> UnmergePlan:
     """Binds the adapters to the merged checkpoint, and refuses by name what cannot be subtracted.
+
+    Where values are not read, the record's adapters are told by the names of their tensors.
 
     A tied pair is taken to have been merged as one: had it been written apart, it would not be tied any more.
 
@@ -61,20 +69,26 @@ def plan_unmerge(
     check_target(output, force=force, inputs=inputs.paths)
     record = MergeRecord.of(inputs)
     record.refuse_what_cannot_be_had_back()
-    roots = tuple(hash_tensors(one.opened) for one in inputs.adapters)
-    fingerprints = adapter_fingerprints(inputs, roots)
+    hashes = hash_tensors if contents.reads else widest_roots
+    roots = tuple(hashes(one.opened) for one in inputs.adapters)
+    fingerprints = adapter_fingerprints(inputs, roots) if contents.reads else record.likely(inputs)
     inputs, notes = record.told(inputs, fingerprints)
+    if not contents.reads:
+        notes = [*record.of_names(inputs, fingerprints), *notes]
     inputs, taken = without_own_copies(
         inputs,
         lambda adapter, tensor: record.only_added(fingerprints[adapter], tensor),
         allow_unmatched=allow_unmatched,
+        contents=contents,
     )
     binding = bind(
         [(one.adapter, one.weight) for one in inputs.adapters],
         inputs.checkpoint,
         tied=Tied.TIE,
         allow_unmatched=allow_unmatched,
+        contents=contents,
     )
+    binding = replace(binding, pending={**binding.pending, **copies_pending(inputs, contents)})
     for bound in binding.tensors.values():
         _refuse_what_does_not_add(bound)
     tensors = outgoing(inputs.checkpoint, binding, OutputDtype.KEEP)

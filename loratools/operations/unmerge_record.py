@@ -119,6 +119,31 @@ class MergeRecord:
         notes += [f"{record.name} was merged into {name} too, and stays" for record, _ in left]
         return replace(inputs, adapters=tuple(adapters)), notes
 
+    def likely(self, inputs: MergeInputs) -> list[str]:
+        """The fingerprint that each adapter may have, told by the names of its tensors; "" where none can be.
+
+        For a dry run, which hashes nothing. Of several, the one of the adapter's name and weight is taken.
+        """
+        left, found = self.adapters, []
+        for one in inputs.adapters:
+            alike = [held for held in left if held[0].tensors.keys() == one.opened.tensors.keys()]
+            named = [held for held in alike if held[0].name == input_name(one.opened)] or alike
+            match = _best(named, one)
+            found.append("" if match is None else match[0].fingerprint)
+            if match is not None:
+                left.remove(match)
+        return found
+
+    def of_names(self, inputs: MergeInputs, likely: Sequence[str]) -> list[str]:
+        """What has to be said of adapters that were told by the names of their tensors alone."""
+        names = {record.fingerprint: record.name for record, _ in self.adapters}
+        return [
+            f"{one.name} is taken for {names[fingerprint]}, which was merged: its tensors' names are the "
+            "same, and its hashes, which a dry run does not compute, will tell"
+            for one, fingerprint in zip(inputs.adapters, likely, strict=True)
+            if fingerprint
+        ]
+
     def _of_dtype(self) -> list[str]:
         dtype = None if self.provenance is None else self.provenance.options.get("dtype", "keep")
         if dtype in (None, "keep"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import loratools
+from loratools.adapters.contents import Contents
 from loratools.checkpoints.sizes import size_in_bytes
 from loratools.engine.coverage import Action, Coverage, CoverageRow
 from loratools.engine.engine import Engine
@@ -92,7 +93,7 @@ def verify(
     with PeakMemory() as memory:
         named = as_list(references)
         subjects = open_subjects(named or everything())
-        comparison = comparison_of(subjects, options) if named else None
+        comparison = comparison_of(subjects, options, Contents.of(dry_run=dry_run)) if named else None
         plan = _plan(subjects, comparison)
         forecast = foresight.expect(plan, engine, execution.max_memory)
         if dry_run:

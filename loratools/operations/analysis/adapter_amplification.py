@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loratools.adapters.contents import VALUES, Contents
 from loratools.adapters.names import NameMap
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.foreign import require_computable
@@ -91,7 +92,12 @@ class AmplifyPlan(Plan[AmplifyJob]):
     adapters: tuple[BoundAdapter, ...] = field(kw_only=True, repr=False)
 
 
-def plan_adapters(base: Checkpoint, adapters: Sequence[Checkpoint], options: AnalyzeOptions) -> AmplifyPlan:
+def plan_adapters(
+    base: Checkpoint,
+    adapters: Sequence[Checkpoint],
+    options: AnalyzeOptions,
+    contents: Contents = VALUES,
+) -> AmplifyPlan:
     """Binds the adapters to the base, and settles what headers can tell.
 
     Raises:
@@ -99,7 +105,7 @@ def plan_adapters(base: Checkpoint, adapters: Sequence[Checkpoint], options: Ana
             which finds no tensor or does not fit.
     """
     require_computable(base)
-    bound = bind_adapters(base, adapters)
+    bound = bind_adapters(base, adapters, contents)
     jobs = tuple(_jobs(base, bound, options))
     return AmplifyPlan(
         command="analyze",
@@ -144,12 +150,13 @@ def _jobs(
 ) -> Iterator[AmplifyJob]:
     names = NameMap.of(base)
     by_parameter = {names.memory(name): name for adapter in adapters for name in adapter.matrices}
+    sources = {name: spec for adapter in adapters for name, spec in adapter.sources.items()}
     ranks = tuple(sorted(set(options.ranks or _default_ranks(adapters))))
     for parameter in in_model_order(by_parameter):
         name = by_parameter[parameter]
         yield AmplifyJob(
             name=parameter,
-            tensor=base[name],
+            tensor=sources[name],
             updates=tuple(
                 (adapter.reference, adapter.matrices[name])
                 for adapter in adapters
@@ -168,7 +175,7 @@ def _default_ranks(adapters: Sequence[BoundAdapter]) -> list[int]:
 
 
 def _coverage(base: Checkpoint, adapters: Sequence[BoundAdapter]) -> Iterator[CoverageRow]:
-    touched = {name for adapter in adapters for name in adapter.matrices}
+    touched = {spec.name for adapter in adapters for spec in adapter.sources.values()}
     for name, spec in base.items():
         if name in touched:
             action, reason = Action.COMPARED, "projected on directions of what is added to it"

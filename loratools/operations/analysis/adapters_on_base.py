@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from loratools.adapters.bind import bind
 from loratools.adapters.binding import Adapter, Binding
+from loratools.adapters.contents import VALUES, Contents
 from loratools.adapters.dora import Dora
 from loratools.adapters.lowrank import LowRank
 from loratools.adapters.peft import read_adapter
 from loratools.adapters.update import Update
 from loratools.checkpoints.checkpoint import Checkpoint
+from loratools.checkpoints.spec import TensorSpec
 from loratools.engine.coverage import Action, CoverageRow
 from loratools.operations.analysis.skinny import NO_FACTORS, adapter_labels
 
@@ -23,7 +25,8 @@ Matrix = LowRank | Dora
 
 @dataclass(frozen=True)
 class BoundAdapter:
-    """One adapter. `matrices` are its low-rank updates, by the name on disk of the base's tensor."""
+    """One adapter. `matrices` are its low-rank updates, by the name on disk of the tensor they go to: the
+    base's, or one that a merge would write apart from what it is tied to."""
 
     reference: str
     label: str
@@ -31,6 +34,15 @@ class BoundAdapter:
     adapter: Adapter
     binding: Binding
     matrices: Mapping[str, Matrix]
+
+    @property
+    def sources(self) -> dict[str, TensorSpec]:
+        """The base's tensor that each of `matrices` is added to: for a tied name, the one shared."""
+        return {
+            name: source
+            for name in self.matrices
+            if (source := self.binding.tensors[name].source) is not None
+        }
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -46,6 +58,8 @@ class BoundAdapter:
         fates = dict(self._fates(passed))
         for key, spec in self.opened.items():
             action, reason = fates[key]
+            why = self.binding.pending.get((self.adapter.name, key))
+            action, reason = (action, reason) if why is None else (Action.PENDING, why)
             yield CoverageRow(self.label, key, action, reason, spec.bytes)
 
     def _fates(self, passed: Mapping[str, str]) -> Iterator[tuple[str, tuple[Action, str]]]:
@@ -68,19 +82,23 @@ def _fate(
     return Action.DROPPED, NO_FACTORS.get(update.kind, "added to what the adapter itself replaces")
 
 
-def bind_adapters(base: Checkpoint, adapters: Sequence[Checkpoint]) -> tuple[BoundAdapter, ...]:
+def bind_adapters(
+    base: Checkpoint, adapters: Sequence[Checkpoint], contents: Contents = VALUES
+) -> tuple[BoundAdapter, ...]:
     """Each adapter, bound to the base by itself.
 
     Raises:
         LoratoolsError: one cannot be read, or has a key that finds no tensor or does not fit.
     """
     labels = adapter_labels(len(adapters))
-    return tuple(_bound(base, opened, label) for opened, label in zip(adapters, labels, strict=True))
+    return tuple(
+        _bound(base, opened, label, contents) for opened, label in zip(adapters, labels, strict=True)
+    )
 
 
-def _bound(base: Checkpoint, opened: Checkpoint, label: str) -> BoundAdapter:
+def _bound(base: Checkpoint, opened: Checkpoint, label: str, contents: Contents) -> BoundAdapter:
     adapter = read_adapter(opened)
-    binding = bind([(adapter, 1.0)], base)
+    binding = bind([(adapter, 1.0)], base, contents=contents)
     matrices = {
         name: bound.updates[0]
         for name, bound in binding.tensors.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from loratools.adapters.contents import VALUES, Contents
 from loratools.adapters.layers import Layer
 from loratools.adapters.lowrank import LowRank
 from loratools.adapters.tying import input_embedding
@@ -46,6 +47,7 @@ def plan_pair(
     tuned: Checkpoint,
     adapters: Sequence[Checkpoint],
     options: AnalyzeOptions,
+    contents: Contents = VALUES,
 ) -> PairPlan:
     """Pairs the two checkpoints, binds the adapters to the base, and settles what headers can tell.
 
@@ -54,7 +56,7 @@ def plan_pair(
         LoratoolsError: checkpoints that do not belong together, an adapter that cannot be read or bound.
     """
     pair = pair_checkpoints(base, tuned)
-    bound = bind_adapters(base, adapters) if adapters else ()
+    bound = bind_adapters(base, adapters, contents) if adapters else ()
     assignments = assign(pair, Selection((), ()))
     compared = _compared(pair, assignments)
     decomposed = _decomposed(assignments, bound, options)

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from loratools import sample
+from loratools.adapters.contents import VALUES, Contents
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.claims import regular_file
 from loratools.checkpoints.files import real
@@ -69,7 +70,9 @@ class Comparison:
     notes: tuple[str, ...] = ()
 
 
-def comparison_of(subjects: Sequence[Subject], options: VerifyOptions) -> Comparison | None:
+def comparison_of(
+    subjects: Sequence[Subject], options: VerifyOptions, contents: Contents = VALUES
+) -> Comparison | None:
     """Two checkpoints and adapters are to be compared; anything else is looked at one by one.
 
     Raises:
@@ -91,7 +94,7 @@ def comparison_of(subjects: Sequence[Subject], options: VerifyOptions) -> Compar
     distances, unfit = None, None
     try:
         inputs = open_inputs(checkpoints[0].reference, [subject.written for subject in adapters], None)
-        distances = plan_distances(inputs, tuned)
+        distances = plan_distances(inputs, tuned, contents)
     except UsageError:
         raise
     except LoratoolsError as error:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from loratools.adapters.bind import bind
+from loratools.adapters.contents import VALUES, Contents
 from loratools.adapters.layers import Layer
 from loratools.adapters.names import NameMap
 from loratools.adapters.tying import declared_tied
@@ -36,7 +37,7 @@ class Distances:
     warnings: tuple[str, ...]
 
 
-def plan_distances(inputs: MergeInputs, tuned: Checkpoint) -> Distances:
+def plan_distances(inputs: MergeInputs, tuned: Checkpoint, contents: Contents = VALUES) -> Distances:
     """Binds the adapters to the base and pairs it with tuned, from headers alone.
 
     Raises:
@@ -44,7 +45,7 @@ def plan_distances(inputs: MergeInputs, tuned: Checkpoint) -> Distances:
     """
     base = inputs.checkpoint
     pair = pair_checkpoints(base, tuned)
-    binding = bind([(one.adapter, one.weight) for one in inputs.adapters], base)
+    binding = bind([(one.adapter, one.weight) for one in inputs.adapters], base, contents=contents)
     written = outgoing(base, binding, OutputDtype.KEEP)
     plan = _Planner(pair, {tensor.name: tensor for tensor in written}, NameMap.of(base))
     for name, tensor in pair.tensors.items():

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import loratools
 from fixtures.lora_files import decoder, lora_factors, write_adapter, write_decoder
 from fixtures.pairs import tiny
+from fixtures.peft_models import TIED_CASES, TiedCase, make_adapter, save_base, tiny_llama
 from loratools.engine.coverage import Action
 from loratools.errors import LoratoolsError
 from loratools.reports.analysis import Amplification
@@ -157,3 +158,46 @@ def test_a_base_that_is_not_finite_and_an_adapter_of_another(tmp_path: Path) -> 
         loratools.analyze([write_decoder(tmp_path / "broken", broken), adapter])
     with pytest.raises(LoratoolsError, match="find no tensor in the base"):
         loratools.analyze([write_decoder(tmp_path / "shallow", decoder(layers=1)), adapter])
+
+
+def stored_factors(adapter: Path, module: str) -> tuple[np.ndarray, np.ndarray]:
+    """(A, B) of a module's low-rank update as (rank, in) and (out, rank), times nothing."""
+    held = {
+        key.removeprefix("base_model.model."): value.double().numpy()
+        for key, value in load_file(adapter / "adapter_model.safetensors").items()
+    }
+    if f"{module}.lora_embedding_A" in held:
+        return held[f"{module}.lora_embedding_B"].T, held[f"{module}.lora_embedding_A"].T
+    return held[f"{module}.lora_A.weight"], held[f"{module}.lora_B.weight"]
+
+
+@pytest.mark.parametrize("case", TIED_CASES, ids=lambda case: case.name)
+def test_every_kind_of_adapter_on_a_tied_model(case: TiedCase, tmp_path: Path) -> None:
+    base = save_base(tiny_llama(tied=True), tmp_path / "base")
+    make_adapter(tiny_llama(tied=True), tmp_path / "adapter", save=case.save, **case.options)
+    report = loratools.analyze([base, tmp_path / "adapter"], ranks=[1, 2])
+    modules = {row.module for row in report.details["amplification"]}
+    assert {"model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"} <= modules
+    on_the_tie = {"embedding": "model.embed_tokens", "head": "lm_head", "kept tied": "model.embed_tokens"}
+    if case.name in on_the_tie:
+        assert on_the_tie[case.name] in modules
+    fates = {row.tensor: row for row in report.coverage if row.input == "base"}
+    touched = bool({"lm_head", "model.embed_tokens"} & modules)
+    assert (fates["model.embed_tokens.weight"].action is Action.COMPARED) == touched
+
+
+def test_a_tied_heads_update_is_held_against_the_shared_tensor(tmp_path: Path) -> None:
+    """Of an adapter on both sides each has its own update, of the one tensor that the base holds."""
+    case = next(case for case in TIED_CASES if case.name == "both")
+    base = save_base(tiny_llama(tied=True), tmp_path / "base")
+    make_adapter(tiny_llama(tied=True), tmp_path / "adapter", **case.options)
+    W = load_file(base / "model.safetensors")["model.embed_tokens.weight"].double().numpy()
+    rows = rows_of(loratools.analyze([base, tmp_path / "adapter"], ranks=[1, 2]))
+    for module in ("lm_head", "model.embed_tokens"):
+        A, B = stored_factors(tmp_path / "adapter", module)
+        delta = 2.0 * B @ A  # alpha 8, r 4
+        for rank in (1, 2):
+            row = rows[module, str(tmp_path / "adapter"), rank]
+            assert row.norm_W == pytest.approx(np.linalg.norm(W))
+            assert row.norm_delta == pytest.approx(np.linalg.norm(delta))
+            assert row.projected["delta"] == pytest.approx(dense_projection(W, delta, rank), rel=1e-4)
