@@ -6,20 +6,27 @@ is how one job compares with another.
 
 from __future__ import annotations
 
+import sys
+
 __all__ = [
     "COPY_RATE",
     "MERGE_RATE",
     "MULTIPLY_RATE",
+    "READ_BYTES",
     "READ_RATE",
     "RESTORE_RATE",
     "SUBTRACT_RATE",
     "UNDO_RATE",
     "finishing",
     "overhead",
+    "torch_to_load",
 ]
 
 READ_RATE = 4e8
 """Bytes of a checkpoint a second that are read and looked at."""
+
+READ_BYTES = 2**23
+"""Bytes that looking at two tensors side by side holds: a block of each, and what is made of it."""
 
 MULTIPLY_RATE = 1.5e10
 """Multiplications a second in products of a matrix with a skinny one."""
@@ -49,10 +56,21 @@ _OVERHEAD = {"extract": 30_000_000, "analyze": 110_000_000}
 
 _ANY_OVERHEAD = 6_000_000
 
+_TORCH = 130_000_000
+"""Bytes that torch takes once it is imported, numpy with it."""
+
 
 def overhead(command: str) -> int:
     """Bytes that a verb holds beside its jobs, beyond what the process held when it planned."""
     return _OVERHEAD.get(command, _ANY_OVERHEAD)
+
+
+def torch_to_load() -> int:
+    """Bytes that importing torch will take: none where it is there, and so counts as held already.
+
+    A plan does not import it, its run does; both then foretell the same peak.
+    """
+    return 0 if "torch" in sys.modules else _TORCH
 
 
 def finishing(command: str, written: int) -> float:

@@ -19,7 +19,7 @@ from loratools.operations.analysis.options import AnalyzeOptions, SpectrumExtent
 from loratools.operations.analysis.places import in_model_order
 from loratools.operations.extract_options import FAILURE_PROBABILITY, NOISE_PROBABILITY, Selection
 from loratools.operations.pairing import Pair, PairedTensor, Side, pair_checkpoints
-from loratools.operations.rates import overhead
+from loratools.operations.rates import overhead, torch_to_load
 from loratools.operations.roles import Assignment, Role, assign
 
 __all__ = ["DEFAULT_RANKS", "PairPlan", "plan_pair"]
@@ -67,6 +67,7 @@ def plan_pair(
         coverage=Coverage.of(_coverage(assignments, decomposed, compared, bound)),
         read_bytes=sum(job.bytes for job in jobs),
         write_bytes=0,
+        kept_bytes=torch_to_load(),
         overhead_bytes=overhead("analyze"),
         likeness=_likeness(options),
         warnings=(
