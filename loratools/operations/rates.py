@@ -7,6 +7,7 @@ is how one job compares with another.
 from __future__ import annotations
 
 import sys
+from typing import NamedTuple
 
 __all__ = [
     "COPY_RATE",
@@ -17,6 +18,7 @@ __all__ = [
     "RESTORE_RATE",
     "SUBTRACT_RATE",
     "UNDO_RATE",
+    "Loading",
     "finishing",
     "overhead",
     "torch_to_load",
@@ -56,8 +58,16 @@ _OVERHEAD = {"extract": 30_000_000, "analyze": 110_000_000}
 
 _ANY_OVERHEAD = 6_000_000
 
-_TORCH = 130_000_000
-"""Bytes that torch takes once it is imported, numpy with it."""
+
+class Loading(NamedTuple):
+    """What an import takes: bytes that stay, and seconds."""
+
+    bytes: int
+    seconds: float
+
+
+_TORCH = Loading(139_000_000, 1.2)
+"""With numpy, and the modules of jobs that compute with it."""
 
 
 def overhead(command: str) -> int:
@@ -65,12 +75,12 @@ def overhead(command: str) -> int:
     return _OVERHEAD.get(command, _ANY_OVERHEAD)
 
 
-def torch_to_load() -> int:
-    """Bytes that importing torch will take: none where it is there, and so counts as held already.
+def torch_to_load() -> Loading:
+    """What importing torch will take: nothing where it is there, and so counts as held already.
 
-    A plan does not import it, its run does; both then foretell the same peak.
+    A dry run does not import it, and foretells the same as the run, which has it before it plans.
     """
-    return 0 if "torch" in sys.modules else _TORCH
+    return Loading(0, 0.0) if "torch" in sys.modules else _TORCH
 
 
 def finishing(command: str, written: int) -> float:

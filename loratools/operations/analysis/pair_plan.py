@@ -59,6 +59,7 @@ def plan_pair(
     compared = _compared(pair, assignments)
     decomposed = _decomposed(assignments, bound, options)
     _refuse_above(options.ranks or (), decomposed)
+    loading = torch_to_load()
     jobs: tuple[DeltaJob | MoveJob, ...] = (*decomposed, *compared)
     return PairPlan(
         command="analyze",
@@ -67,7 +68,8 @@ def plan_pair(
         coverage=Coverage.of(_coverage(assignments, decomposed, compared, bound)),
         read_bytes=sum(job.bytes for job in jobs),
         write_bytes=0,
-        kept_bytes=torch_to_load(),
+        kept_bytes=loading.bytes,
+        loading_seconds=loading.seconds,
         overhead_bytes=overhead("analyze"),
         likeness=_likeness(options),
         warnings=(
