@@ -114,6 +114,7 @@ def once(base: str, tuned: str, output: str) -> None:
 
     started = time.process_time()
     gc.set_threshold(10_000, 20, 50)
+    import loratools.operations.extract_work  # noqa: F401 (and torch with it)
     from loratools.operations.extract import extract
 
     imported = time.process_time()
