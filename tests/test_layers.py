@@ -108,6 +108,9 @@ def test_help_imports_nothing_heavy(code: str) -> None:
     assert not loaded & (HEAVY | {"rich"})
 
 
+PAIR = ("loratools-sample/base", "loratools-sample/tuned")
+
+
 def test_inspect_of_safetensors_does_not_import_torch() -> None:
     loaded = loaded_by(help_page("inspect", "loratools-sample/base", "loratools-sample/lora-r8"))
     assert not loaded & {"torch", "transformers", "peft"}
@@ -140,15 +143,19 @@ def test_arithmetic_on_factors_does_not_import_torch(line: tuple[str, ...], tmp_
     [
         ("merge", "--dry-run"),
         ("merge", "--undo", "--dry-run", "--json"),
+        ("extract", "--dry-run"),
+        ("extract", "--rank", "auto", "--dry-run", "--json"),
+        ("analyze", *PAIR, "--dry-run"),
+        ("analyze", *PAIR, "loratools-sample/lora-r8", "--dry-run", "--json"),
         ("report",),
         ("resize", "--dry-run"),
     ],
-    ids=["merge", "merge as json", "report", "resize"],
+    ids=" ".join,
 )
 def test_plans_and_reports_are_made_without_torch(line: tuple[str, ...]) -> None:
     loaded = loaded_by(help_page(*line))
     assert not loaded & {"torch", "scipy", "transformers", "peft", "matplotlib"}
-    if line[0] == "merge":
+    if line[0] in ("merge", "extract"):
         assert "numpy" not in loaded
 
 

@@ -143,7 +143,7 @@ def foretell(plan: Plan[Any], loads: Sequence[Load], room: Room, calibration: Ca
     main = key if longest is None else seconds_key(plan, longest.name, room.workers)
     known = calibration.find(main)
     return Forecast(
-        seconds=sum(phases.values()),
+        seconds=plan.loading_seconds + sum(phases.values()),
         phases=phases,
         memory_bytes=max(room.held, room.held + overhead + plan.kept_bytes + jobs),
         least_bytes=least,

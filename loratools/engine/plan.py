@@ -93,7 +93,8 @@ class Plan(Generic[JobType]):
     `write_bytes` all that it writes, as well as headers tell it, and `weight_bytes` the files of weights in
     that. `kept_bytes` are held beside the jobs from the first to the last. Where no run has taught better,
     `overhead_bytes` is what libraries and the verb itself take beyond what the process held when it planned,
-    and `finishing_seconds` what comes after the last job. `likeness` says which runs of the verb cost alike,
+    and `finishing_seconds` what comes after the last job. `loading_seconds` pass before the first: imports
+    that the plan itself does without. `likeness` says which runs of the verb cost alike,
     in a few words that name nobody's files.
     """
 
@@ -108,6 +109,7 @@ class Plan(Generic[JobType]):
     written: Written = Written.AT_MOST
     weights_written: Written = Written.AT_MOST
     kept_bytes: int = 0
+    loading_seconds: float = 0.0
     overhead_bytes: int = 0
     finishing_seconds: float = 0.0
     likeness: str = ""

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from math import hypot
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .choices import Fold
+
 __all__ = ["Fold", "difference_norm", "fold", "product_norm", "residual_norm", "unit_scaled"]
 
 Matrix = NDArray[np.floating]
-
-
-class Fold(str, Enum):
-    """Where the singular values go when U diag(S) Vh becomes B A."""
-
-    SQRT = "sqrt"
-    """Half to each: both factors have the same norm, direction by direction."""
-    A = "A"
-    """All into lora_A; lora_B has orthonormal columns."""
-    B = "B"
-    """All into lora_B; lora_A has orthonormal rows."""
 
 
 def fold(U: Matrix, S: Matrix, Vh: Matrix, where: Fold = Fold.SQRT) -> tuple[Matrix, Matrix]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
 from .noise_bootstrap import explained_rank
+from .noise_floor import NoiseFloor
 from .noise_grid import recognise
 from .noise_independent import Independent, Stored, independent_floor
 from .noise_profile import profile_noise
@@ -43,25 +44,6 @@ _GRID_DECIDES = "the rounding grid decides: updates below about one unit vanish 
 _ALL_ABOVE = "every singular value that was computed stands above the floor"
 _RUNS_INTO = "the spectrum runs into the floor: more directions may lie below it"
 _MORE_BELOW = "what lies below the floor is more than rounding leaves: further directions are among it"
-
-
-@dataclass(frozen=True)
-class NoiseFloor:
-    """What rounding to the grid that the weights lie on can and cannot explain of a delta's spectrum."""
-
-    floor: float | None
-    """Largest singular value that rounding explains, at the probability asked for; None where unknown."""
-    rank: int | None
-    """How many of the delta's singular values stand above it; None where the data do not decide it."""
-    rank_bounds: tuple[int, int | None]
-    """At least and at most so many; None where nothing bounds it from above."""
-    note: str | None
-    """Why a figure is None, or that the rounding grid decides; None where there is nothing to add."""
-    independent: float
-    """The largest singular value of rounding errors that do not follow the update: a floor of the floor."""
-    above: int
-    """How many of the singular values given stand above `independent`: more than are the fine-tune's where
-    the rounding grid makes directions of its own."""
 
 
 def noise_floor(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 __all__ = ["breakeven_rank", "rank_for_energy"]
 
@@ -26,6 +28,8 @@ def rank_for_energy(singular_values: ArrayLike, norm_squared: float, share: floa
     Raises:
         ValueError: `share` lies outside [0, 1], or the values are not one-dimensional.
     """
+    import numpy as np
+
     if not 0.0 <= share <= 1.0:
         raise ValueError(f"the share of energy must lie in [0, 1], not {share}")
     values = np.asarray(singular_values, dtype=np.float64)

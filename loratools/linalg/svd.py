@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from enum import Enum
 
 import torch
 
 from .certificate import Certificate, state_excess
+from .choices import SvdMethod
 from .krylov import wide
 from .norms import comfortably_scaled, residual_squared
 from .search import Goal, Triplets, krylov_svd
@@ -16,15 +16,6 @@ from .search import Goal, Triplets, krylov_svd
 __all__ = ["Factorization", "SvdMethod", "truncated_svd"]
 
 _LEAST_SIDE = 320  # below, LAPACK is as fast
-
-
-class SvdMethod(str, Enum):
-    """Which way to the triplets."""
-
-    AUTO = "auto"
-    """Randomized block Krylov until certified; LAPACK where that is the better way."""
-    EXACT = "exact"
-    """LAPACK (cuSOLVER on CUDA), in float64."""
 
 
 @dataclass(frozen=True)

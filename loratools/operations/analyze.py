@@ -98,6 +98,8 @@ def analyze(
         inputs = open_references(as_list(references), options.ranks)
         options = replace(options, ranks=inputs.ranks)
         analysis = _ANALYSES[inputs.mode]
+        if analysis.torch and not dry_run:
+            import torch  # noqa: F401 (its second, and its memory, are no part of what is estimated)
         question = analysis.question(inputs, options, Contents.of(dry_run=dry_run))
         forecast = foresight.expect(question.plan, engine, execution.max_memory)
         if dry_run:
@@ -144,6 +146,8 @@ class _Analysis:
 
     question: Callable[[AnalyzeInputs, AnalyzeOptions, Contents], _Question]
     keys: tuple[str, ...]
+    torch: bool
+    """Whether the answer takes torch."""
 
 
 def _similarity(inputs: AnalyzeInputs, options: AnalyzeOptions, contents: Contents) -> _Question:
@@ -182,11 +186,16 @@ def _amplifying(options: AnalyzeOptions) -> AnalyzeOptions:
 
 def _pair(inputs: AnalyzeInputs, options: AnalyzeOptions, contents: Contents) -> _Question:
     from loratools.operations.analysis.pair_plan import plan_pair
-    from loratools.operations.analysis.pairs import run_pair
 
     base, tuned = inputs.checkpoints
     plan = plan_pair(base, tuned, inputs.adapters, options, contents)
-    return _Question(plan, lambda engine: run_pair(plan, engine))
+
+    def answer(engine: Engine) -> Findings:
+        from loratools.operations.analysis.pairs import run_pair
+
+        return run_pair(plan, engine)
+
+    return _Question(plan, answer)
 
 
 def _skinny(inputs: AnalyzeInputs) -> list[SkinnyAdapter]:
@@ -194,10 +203,10 @@ def _skinny(inputs: AnalyzeInputs) -> list[SkinnyAdapter]:
 
 
 _ANALYSES = {
-    Mode.SIMILARITY: _Analysis(_similarity, ("similarity", "similarity_means")),
-    Mode.SPECTRA: _Analysis(_spectra, ("spectra",)),
-    Mode.ADAPTERS: _Analysis(_adapters, ("amplification",)),
-    Mode.PAIR: _Analysis(_pair, ("spectra", "movement", "tokens")),
+    Mode.SIMILARITY: _Analysis(_similarity, ("similarity", "similarity_means"), torch=False),
+    Mode.SPECTRA: _Analysis(_spectra, ("spectra",), torch=False),
+    Mode.ADAPTERS: _Analysis(_adapters, ("amplification",), torch=True),
+    Mode.PAIR: _Analysis(_pair, ("spectra", "movement", "tokens"), torch=True),
 }
 
 

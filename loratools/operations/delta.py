@@ -17,10 +17,10 @@ from loratools.errors import LoratoolsError
 from loratools.linalg.bitwise import rows_that_differ
 from loratools.linalg.finite import NonFinite
 from loratools.linalg.norms import frobenius_squared
+from loratools.operations.rates import READ_BYTES
 from loratools.operations.reused import reused
 
 __all__ = [
-    "READ_BYTES",
     "Comparison",
     "Difference",
     "Distance",
@@ -35,11 +35,8 @@ __all__ = [
     "unfactorable",
 ]
 
-_BLOCK_BYTES = 2**20
+_BLOCK_BYTES = READ_BYTES // 8
 """Of a block as stored: it is read, hashed, widened, subtracted and measured while it is in the cache."""
-
-READ_BYTES = 8 * _BLOCK_BYTES
-"""Bytes that looking at two tensors side by side holds: a block of each, and what is made of it."""
 
 _SAFE_SQUARES = 1e-20
 """Sums of squares that float32 holds well, whatever the block's size."""

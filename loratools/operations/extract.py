@@ -119,6 +119,8 @@ def extract(
         seed=seed,
     )
     target = named_target(output, dry_run=dry_run)
+    if not dry_run:
+        import torch  # noqa: F401 (its second, and its memory, are no part of what is estimated)
     started = time.perf_counter()
     execution = Execution(
         workers=workers,

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from loratools.linalg.noise import NoiseFloor, noise_floor
+from loratools.linalg.noise import noise_floor
+from loratools.linalg.noise_floor import NoiseFloor
 from loratools.linalg.svd import Factorization
 
 __all__ = ["held_against_noise", "kept_rank"]

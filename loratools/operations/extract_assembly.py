@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from loratools.adapters.card import FILE as CARD
 from loratools.adapters.card import Card, write_card
@@ -162,16 +161,18 @@ def _biases(plan: ExtractPlan, findings: Findings) -> Iterator[AdapterTensor]:
             yield AdapterTensor(key_of_a(module), dtype, (1, columns), _zeros(dtype, columns))
             yield AdapterTensor(key_of_b(module), dtype, (rows, 1), _zeros(dtype, rows))
         if module in biases or module in factored:
-            difference = _difference(*biases[module]) if module in biases else np.zeros(rows, np.float32)
-            yield AdapterTensor(key_of_bias(module), "float32", (rows,), Values(difference.tobytes()))
+            difference = _difference(*biases[module]) if module in biases else _zeros("float32", rows)
+            yield AdapterTensor(key_of_bias(module), "float32", (rows,), difference)
 
 
 def _zeros(dtype: str, count: int) -> Values:
     return Values(bytes(stored_bytes(dtype, (count,))))
 
 
-def _difference(base: TensorSpec, tuned: TensorSpec) -> np.ndarray:
+def _difference(base: TensorSpec, tuned: TensorSpec) -> Values:
     """tuned - base of a bias, in float64, rounded once to float32: base plus it, rounded, is tuned again."""
+    import numpy as np
+
     sides = []
     for spec in (base, tuned):
         with TensorReader(spec) as reader:
@@ -179,7 +180,7 @@ def _difference(base: TensorSpec, tuned: TensorSpec) -> np.ndarray:
         sides.append(
             raw.numpy().astype(np.float64) if spec.dtype == "float64" else raw.float32().astype(np.float64)
         )
-    return (sides[1] - sides[0]).astype(np.float32)
+    return Values((sides[1] - sides[0]).astype(np.float32).tobytes())
 
 
 def _config(plan: ExtractPlan, findings: Findings) -> LoraConfig:
@@ -260,4 +261,4 @@ def _copy_tokenizer(source: Path, folder: Path) -> list[str]:
 
 
 def _elements(shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape, dtype=np.int64))
+    return math.prod(shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
-from loratools.linalg.svd import SvdMethod
+from loratools.linalg.choices import SvdMethod
 from loratools.operations.extract_options import Truncation
 from loratools.operations.rates import MULTIPLY_RATE, READ_RATE
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from loratools.engine.coverage import Action, Coverage, CoverageRow
 from loratools.errors import LoratoolsError
-from loratools.linalg.noise import NoiseFloor
+from loratools.linalg.noise_floor import NoiseFloor
 from loratools.operations.extract_job import FactorFacts, ReadFacts
 from loratools.operations.extract_options import Rest, Unholdable
 from loratools.operations.extract_plan import ExtractPlan, refusal, rows_of, tie_job

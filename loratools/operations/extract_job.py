@@ -1,42 +1,26 @@
-"""The jobs of `extract`: factor a delta, compare two tensors, hash one. They carry specs, no data."""
+"""The jobs of `extract`: factor a delta, compare two tensors, hash one. They carry specs, no data.
+
+What they do is `extract_work`, which imports torch: only where a job runs is it imported.
+"""
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from blake3 import blake3
 
-from loratools.checkpoints.files import write_in_one_step
 from loratools.checkpoints.spec import ITEM_BYTES, TensorSpec
 from loratools.engine.device import Kind
 from loratools.engine.lease import Lease
 from loratools.engine.payoff import Work
-from loratools.errors import LoratoolsError
-from loratools.linalg.factors import fold
-from loratools.linalg.noise import NoiseFloor
-from loratools.linalg.norms import distance_squared
-from loratools.linalg.ranks import breakeven_rank
-from loratools.linalg.rounding_torch import round_once
-from loratools.linalg.svd import Factorization, truncated_svd
-from loratools.operations.delta import (
-    READ_BYTES,
-    Difference,
-    compare,
-    difference,
-    hash_tensor,
-    unfactorable,
-)
+from loratools.linalg.noise_floor import NoiseFloor
 from loratools.operations.evidence import Evidence, LeftFile
-from loratools.operations.extract_above_noise import held_against_noise, kept_rank
 from loratools.operations.extract_estimates import factoring_memory, factoring_seconds
 from loratools.operations.extract_options import Truncation
 from loratools.operations.pairing import Side
-from loratools.operations.rates import READ_RATE
+from loratools.operations.rates import READ_BYTES, READ_RATE
 from loratools.operations.seeds import module_seed
 from loratools.operations.staging import BLOCK_ELEMENTS
 
@@ -77,7 +61,9 @@ class HashJob:
         return self.bytes / READ_RATE
 
     def run(self, workspace: Path) -> ReadFacts:
-        return ReadFacts(0, (), {(self.side, self.spec.name): hash_tensor(self.spec, finite=self.parameter)})
+        from loratools.operations.extract_work import hashed
+
+        return hashed(self)
 
 
 @dataclass(frozen=True)
@@ -101,10 +87,9 @@ class CompareJob:
         return self.bytes / READ_RATE
 
     def run(self, workspace: Path) -> ReadFacts:
-        (one_side, one), (other_side, other) = self.first, self.second
-        found = compare(one, other)
-        roots = {(one_side, one.name): found.base_root, (other_side, other.name): found.tuned_root}
-        return ReadFacts(found.changed, found.changed_rows, roots)
+        from loratools.operations.extract_work import compared
+
+        return compared(self)
 
 
 ReadJob = CompareJob | HashJob
@@ -189,6 +174,10 @@ class FactorJob:
         name = blake3(self.name.encode()).hexdigest(length=16)
         return f"{name}.A", f"{name}.B"
 
+    @property
+    def seed(self) -> int:
+        return module_seed(self.cut.seed, self.name)
+
     def evidence(self, result: FactorFacts) -> Evidence:
         read = {(Side.BASE, self.base.name): self.base, (Side.TUNED, self.tuned.name): self.tuned}
         if result.roots.keys() != read.keys():
@@ -206,137 +195,17 @@ class FactorJob:
 
     def device_work(self, kind: Kind) -> Work:
         """Both sides as they are stored go up, factors come down."""
-        products, blocks = 12.0 * self.tuned.elements * self._width, self.tuned.elements // BLOCK_ELEMENTS
-        return Work(self.bytes + 4 * self._width * sum(self.sides), self.bytes, products, 8 + blocks)
+        least = min(self.sides)
+        width = min(least, (self.cut.rank or least // 4) + 8)  # of what the matrix is multiplied by, about
+        products, blocks = 12.0 * self.tuned.elements * width, self.tuned.elements // BLOCK_ELEMENTS
+        return Work(self.bytes + 4 * width * sum(self.sides), self.bytes, products, 8 + blocks)
 
     def run_on(self, lease: Lease, workspace: Path) -> FactorFacts:
-        from loratools.operations.delta_on_device import difference_on
+        from loratools.operations.extract_work import factored_on
 
-        started = time.perf_counter()
-        read = difference_on(lease, self.base, self.tuned, keep=self.cut.above_noise)
-        return self._facts(read, started, workspace)
+        return factored_on(lease, self, workspace)
 
     def run(self, workspace: Path) -> FactorFacts:
-        started = time.perf_counter()
-        read = difference(self.base, self.tuned, keep=self.cut.above_noise, reuse=True)
-        return self._facts(read, started, workspace)
+        from loratools.operations.extract_work import factored
 
-    def _facts(self, read: Difference, started: float, workspace: Path) -> FactorFacts:
-        """What is known of the delta, wherever it is; `started`, by `time.perf_counter`."""
-        roots = {
-            (Side.BASE, self.base.name): read.base_root,
-            (Side.TUNED, self.tuned.name): read.tuned_root,
-        }
-        facts = FactorFacts(0.0, read.base_norm, None, roots)
-        if not read.only_rounded:
-            facts = self._factor(read, facts, workspace)
-        return replace(facts, seconds=time.perf_counter() - started)
-
-    def _factor(self, read: Difference, facts: FactorFacts, workspace: Path) -> FactorFacts:
-        """With the delta's norm and its factors: none where it is zero, all noise, or better saved whole."""
-        try:
-            found, noise = self._cut_off(read)
-        except ValueError as error:
-            raise unfactorable(self.tuned, error) from error
-        facts = replace(facts, norm=math.sqrt(found.norm_squared), noise=noise)
-        rank = found.S.shape[0]
-        if facts.drowned or rank == 0 or (self.whole_allowed and rank > breakeven_rank(*self.sides)):
-            return facts
-        return replace(facts, factors=self._store(self._oriented(read.delta), found, workspace))
-
-    def _cut_off(self, read: Difference) -> tuple[Factorization, NoiseFloor | None]:
-        """The triplets to keep, and the noise that they were held against if that chose them."""
-        delta = self._oriented(read.delta)
-        if not self.cut.above_noise:
-            return self._decompose(delta, self.cut.rank, read.norm_squared), None
-        assert read.base is not None and read.tuned is not None
-        noise, looked_at = held_against_noise(
-            self._oriented(read.base),
-            self._oriented(read.tuned),
-            lambda rank: self._decompose(delta, rank, read.norm_squared).on_host(),
-            limit=self._limit,
-            probability=self.noise_probability,
-            seed=self.seed,
-        )
-        rank = kept_rank(noise)
-        return (looked_at.leading(rank) if rank else looked_at), noise
-
-    def _oriented(self, stored: torch.Tensor) -> torch.Tensor:
-        """(out, in)."""
-        return stored.T if self.transposed else stored
-
-    @property
-    def _width(self) -> int:
-        """Columns of the blocks that the matrix is multiplied by, about."""
-        least = min(self.sides)
-        return min(least, (self.cut.rank or least // 4) + 8)
-
-    @property
-    def _limit(self) -> int:
-        """The largest rank that is of any use: one more than factors are worth tells that they are not."""
-        limit = min(self.cut.max_rank or min(self.sides), min(self.sides))
-        return min(limit, breakeven_rank(*self.sides) + 1) if self.whole_allowed else limit
-
-    def _decompose(self, delta: torch.Tensor, rank: int | None, norm_squared: float | None) -> Factorization:
-        return truncated_svd(
-            delta,
-            rank=rank,
-            energy=self.cut.energy,
-            max_rank=self._limit,
-            tolerance=self.cut.tolerance,
-            method=self.cut.method,
-            seed=self.seed,
-            failure_probability=self.failure_probability,
-            norm_squared=norm_squared,
-        )
-
-    @property
-    def seed(self) -> int:
-        return module_seed(self.cut.seed, self.name)
-
-    def _store(self, delta: torch.Tensor, found: Factorization, workspace: Path) -> Factors:
-        found = found.on_host()
-        A, B = fold(found.U.numpy(), found.S.numpy(), found.Vh.numpy(), self.cut.fold)
-        dtype: torch.dtype = getattr(torch, self.cut.save_dtype.value)
-        certificate = found.certificate
-        exact = [torch.from_numpy(factor) for factor in (A, B)]  # (r, in), (out, r)
-        stored = [round_once(factor, dtype) for factor in exact]
-        if not all(bool(factor.isfinite().all()) and bool(factor.any()) for factor in stored):
-            raise LoratoolsError(
-                f"the factors do not fit into {self.cut.save_dtype.value}",
-                tensor=self.tuned.name,
-                hint="store them with --save-dtype float32",
-            )
-        names = self.leaves
-        for name, factor in zip(names, stored, strict=True):
-            write_in_one_step(workspace / name, [factor.contiguous().view(torch.uint8).numpy().data])
-        norm = math.sqrt(found.norm_squared)
-        about = certificate.residual
-        residual = _residual(delta, stored[0], stored[1], about=about) / norm
-        same = dtype is delta.dtype
-        before = residual if same else _residual(delta, exact[0], exact[1], about=about) / norm
-        return Factors(
-            rank=A.shape[0],
-            a_file=names[0],
-            b_file=names[1],
-            method=certificate.method,
-            energy=max(0.0, 1.0 - residual**2),
-            residual=residual,
-            storage_error=residual - before,
-            excess=certificate.excess,
-            failure_probability=certificate.failure_probability,
-        )
-
-
-def _residual(delta: torch.Tensor, lora_A: torch.Tensor, lora_B: torch.Tensor, *, about: float) -> float:
-    """||delta - B A||_F of the factors as stored, entry by entry, squares summed in float64.
-
-    Entries are float64, except where the delta is float32 and the residual, `about` so large beside the
-    delta, stands far above the rounding of a float32 product (6e-8 of it, four digits further down).
-    """
-    single = delta.dtype is torch.float32 and about > 1e-2
-    dtype = torch.float32 if single else torch.float64
-    if delta.device.type == "mps" and not single:
-        delta = delta.cpu()  # which has float64
-    A, B = (factor.to(dtype).to(delta.device) for factor in (lora_A, lora_B))
-    return math.sqrt(distance_squared(delta, B, A))
+        return factored(self, workspace)

@@ -8,8 +8,7 @@ from enum import Enum
 from typing import Any
 
 from loratools.errors import UsageError
-from loratools.linalg.factors import Fold
-from loratools.linalg.svd import SvdMethod
+from loratools.linalg.choices import Fold, SvdMethod
 from loratools.operations.choices import choice
 from loratools.patterns import Pattern, patterns_of_option
 

@@ -28,7 +28,7 @@ from loratools.operations.extract_options import (
 )
 from loratools.operations.extract_size import most_written
 from loratools.operations.pairing import Pair, Side, pair_checkpoints
-from loratools.operations.rates import finishing, overhead
+from loratools.operations.rates import finishing, overhead, torch_to_load
 from loratools.operations.roles import Assignment, Role, assign
 
 __all__ = ["ExtractPlan", "make_plan", "refusal", "rows_of", "tie_job"]
@@ -88,6 +88,7 @@ def make_plan(
     _refuse_at_once(assignments, options)
     jobs = (*_reading(pair, assignments), *_factoring(assignments, options))
     written = most_written(pair, assignments, options)
+    loading = torch_to_load()
     return ExtractPlan(
         command="extract",
         output=output,
@@ -96,6 +97,8 @@ def make_plan(
         read_bytes=sum(job.bytes for job in jobs),
         write_bytes=written,
         weight_bytes=written,
+        kept_bytes=loading.bytes,
+        loading_seconds=loading.seconds,
         overhead_bytes=overhead("extract"),
         finishing_seconds=finishing("extract", written),
         likeness=likeness(options.truncation),

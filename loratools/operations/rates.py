@@ -6,20 +6,29 @@ is how one job compares with another.
 
 from __future__ import annotations
 
+import sys
+from typing import NamedTuple
+
 __all__ = [
     "COPY_RATE",
     "MERGE_RATE",
     "MULTIPLY_RATE",
+    "READ_BYTES",
     "READ_RATE",
     "RESTORE_RATE",
     "SUBTRACT_RATE",
     "UNDO_RATE",
+    "Loading",
     "finishing",
     "overhead",
+    "torch_to_load",
 ]
 
 READ_RATE = 4e8
 """Bytes of a checkpoint a second that are read and looked at."""
+
+READ_BYTES = 2**23
+"""Bytes that looking at two tensors side by side holds: a block of each, and what is made of it."""
 
 MULTIPLY_RATE = 1.5e10
 """Multiplications a second in products of a matrix with a skinny one."""
@@ -50,9 +59,28 @@ _OVERHEAD = {"extract": 30_000_000, "analyze": 110_000_000}
 _ANY_OVERHEAD = 6_000_000
 
 
+class Loading(NamedTuple):
+    """What an import takes: bytes that stay, and seconds."""
+
+    bytes: int
+    seconds: float
+
+
+_TORCH = Loading(139_000_000, 1.2)
+"""With numpy, and the modules of jobs that compute with it."""
+
+
 def overhead(command: str) -> int:
     """Bytes that a verb holds beside its jobs, beyond what the process held when it planned."""
     return _OVERHEAD.get(command, _ANY_OVERHEAD)
+
+
+def torch_to_load() -> Loading:
+    """What importing torch will take: nothing where it is there, and so counts as held already.
+
+    A dry run does not import it, and foretells the same as the run, which has it before it plans.
+    """
+    return Loading(0, 0.0) if "torch" in sys.modules else _TORCH
 
 
 def finishing(command: str, written: int) -> float:

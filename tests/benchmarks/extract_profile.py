@@ -28,9 +28,9 @@ from fixtures.stage_clock import StageClock
 COLUMNS = ("stage", "calls", "processor seconds", "share")
 START, IMPORT, END, WHOLE = "start of Python", "importing torch and the verb", "end of Python", "all"
 
-VERB, JOB, DELTA = (
+VERB, WORK, DELTA = (
     "loratools.operations.extract",
-    "loratools.operations.extract_job",
+    "loratools.operations.extract_work",
     "loratools.operations.delta",
 )
 SEARCH, SVD = "loratools.linalg.search", "loratools.linalg.svd"
@@ -40,8 +40,8 @@ STAGES = {
     "opening and planning": [f"{VERB}:plan_extract"],
     "reading files": ["loratools.checkpoints.raw:TensorReader.read"],
     "BLAKE3": ["loratools.checkpoints.hashing:TensorHasher.update"],
-    "comparing tensors that are not factored": [f"{JOB}:compare", f"{JOB}:hash_tensor"],
-    "deltas: widening, subtracting": [f"{JOB}:difference"],
+    "comparing tensors that are not factored": [f"{WORK}:compare", f"{WORK}:hash_tensor"],
+    "deltas: widening, subtracting": [f"{WORK}:difference"],
     "deltas: norms, finiteness": [f"{DELTA}:_Finite.look", f"{DELTA}:frobenius_squared"],
     "Krylov passes: products with the delta": [f"{KRYLOV}:both_ways"],
     "Krylov passes: orthogonalization": [f"{KRYLOV}:BlockKrylov.expand"],
@@ -50,9 +50,9 @@ STAGES = {
         f"{LANCZOS}:BlockLanczos.__init__", f"{LANCZOS}:BlockLanczos.expand", f"{SEARCH}:tail_bound",
     ],
     "certificate: bounds": [f"{SEARCH}:_Search._judge", f"{SEARCH}:leading_eigenvalue_bounds"],
-    "triplets": [f"{SEARCH}:_Search._certified", f"{SVD}:krylov_svd", f"{JOB}:truncated_svd"],
-    "factors: residuals as stored": [f"{JOB}:_residual"],
-    "factors: rounding, writing": [f"{JOB}:FactorJob._store"],
+    "triplets": [f"{SEARCH}:_Search._certified", f"{SVD}:krylov_svd", f"{WORK}:truncated_svd"],
+    "factors: residuals as stored": [f"{WORK}:_residual"],
+    "factors: rounding, writing": [f"{WORK}:_store"],
     "assembly": [f"{VERB}:assemble"],
     "publication": ["loratools.checkpoints.publication:Publication.publish"],
     "what is left of the run": [f"{VERB}:run_extract"],
@@ -114,6 +114,7 @@ def once(base: str, tuned: str, output: str) -> None:
 
     started = time.process_time()
     gc.set_threshold(10_000, 20, 50)
+    import loratools.operations.extract_work  # noqa: F401 (and torch with it)
     from loratools.operations.extract import extract
 
     imported = time.process_time()

@@ -85,6 +85,12 @@ def test_the_peak_is_all_that_is_held() -> None:
     assert (found.workers, found.runs, found.alike, found.budget) == (2, 0, False, None)
 
 
+def test_what_is_loaded_first_takes_its_time() -> None:
+    job = Planned("a", 2.0, 10 * MB)
+    later = forecast_of(plan_of(job, loading_seconds=1.5)).seconds - forecast_of(plan_of(job)).seconds
+    assert later == pytest.approx(1.5)
+
+
 def test_a_limit_makes_jobs_wait_and_runs_longer() -> None:
     plan = plan_of(*(Planned(str(number), 1.0, 40 * MB) for number in range(4)))
     free, tight = forecast_of(plan), forecast_of(plan, most=100 * MB)

@@ -55,3 +55,26 @@ def test_memory_does_not_follow_the_checkpoint(verb: str, tmp_path: Path) -> Non
     assert large_peak - small_peak < 0.15 * (large - small)
     if verb != "extract":
         assert large_peak < 1.1 * small_peak
+
+
+FORETELL = """
+import json, sys
+import loratools
+base, tuned = "loratools-sample/base", "loratools-sample/tuned"
+def foretold():
+    extracted = loratools.extract(base, tuned, dry_run=True).to_json()["plan"]
+    analysed = loratools.analyze([base, tuned], dry_run=True).to_json()["plan"]
+    return [extracted["memory_bytes"], analysed["memory_bytes"], "torch" in sys.modules]
+before = foretold()
+import loratools.operations.extract_work, loratools.operations.analysis.pairs
+print(json.dumps([before, foretold()]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is not known here")
+def test_a_plan_without_torch_foretells_the_peak_with_it() -> None:
+    done = subprocess.run([sys.executable, "-c", FORETELL], check=True, capture_output=True, text=True)
+    (*without, none), (*with_torch, loaded) = json.loads(done.stdout)
+    assert (none, loaded) == (False, True)
+    for one, other in zip(without, with_torch, strict=True):
+        assert abs(one - other) < 20e6  # of 139 MB

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from loratools.checkpoints.spec import TensorSpec
 from loratools.operations.analysis.places import module_of, place_of
-from loratools.operations.delta import READ_BYTES, distance
-from loratools.operations.rates import READ_RATE
+from loratools.operations.rates import READ_BYTES, READ_RATE
 from loratools.reports.analysis import Movement, TokenMovement
 
 __all__ = ["MOST_TOKENS", "MoveJob", "Moved", "MovedRow", "movement_row", "token_rows"]
@@ -58,6 +57,8 @@ class MoveJob:
         return self.bytes / READ_RATE
 
     def run(self, workspace: Path) -> Moved:
+        from loratools.operations.delta import distance  # which imports torch
+
         found = distance(self.base, self.tuned, by_row=self.tokens)
         rows: tuple[MovedRow, ...] = ()
         if found.rows is not None and found.base_rows is not None:

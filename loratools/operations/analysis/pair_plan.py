@@ -20,7 +20,7 @@ from loratools.operations.analysis.options import AnalyzeOptions, SpectrumExtent
 from loratools.operations.analysis.places import in_model_order
 from loratools.operations.extract_options import FAILURE_PROBABILITY, NOISE_PROBABILITY, Selection
 from loratools.operations.pairing import Pair, PairedTensor, Side, pair_checkpoints
-from loratools.operations.rates import overhead
+from loratools.operations.rates import overhead, torch_to_load
 from loratools.operations.roles import Assignment, Role, assign
 
 __all__ = ["DEFAULT_RANKS", "PairPlan", "plan_pair"]
@@ -61,6 +61,7 @@ def plan_pair(
     compared = _compared(pair, assignments)
     decomposed = _decomposed(assignments, bound, options)
     _refuse_above(options.ranks or (), decomposed)
+    loading = torch_to_load()
     jobs: tuple[DeltaJob | MoveJob, ...] = (*decomposed, *compared)
     return PairPlan(
         command="analyze",
@@ -69,6 +70,8 @@ def plan_pair(
         coverage=Coverage.of(_coverage(assignments, decomposed, compared, bound)),
         read_bytes=sum(job.bytes for job in jobs),
         write_bytes=0,
+        kept_bytes=loading.bytes,
+        loading_seconds=loading.seconds,
         overhead_bytes=overhead("analyze"),
         likeness=_likeness(options),
         warnings=(

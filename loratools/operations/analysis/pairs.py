@@ -8,7 +8,8 @@ from pathlib import Path
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.engine.engine import Engine
 from loratools.operations.analysis.amplify import amplification_rows
-from loratools.operations.analysis.delta_job import DeltaFacts, DeltaJob
+from loratools.operations.analysis.delta_job import DeltaJob
+from loratools.operations.analysis.delta_work import DeltaFacts
 from loratools.operations.analysis.findings import Findings
 from loratools.operations.analysis.movement import Moved, MoveJob, movement_row, token_rows
 from loratools.operations.analysis.options import AnalyzeOptions

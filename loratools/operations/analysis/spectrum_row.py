@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from loratools.linalg.noise_floor import NoiseFloor
 from loratools.linalg.spectra import Bounds, spectral_figures
 from loratools.operations.analysis.places import place_of
 from loratools.reports.analysis import Spectrum
-
-if TYPE_CHECKING:
-    from loratools.linalg.noise import NoiseFloor  # its measuring needs torch, its figures do not
 
 __all__ = ["KnownSpectrum", "spectrum_row"]
 
