@@ -81,9 +81,12 @@ def krylov_svd(
     search = _Search(matrix, norm_squared, goal, seed, BlockKrylov(matrix, start))
     found = search.run(budget)
     if found is None and search.drowns:
+        rows, passes = wide(search.leading_rows()), search.passes
+        del search  # and its space, before the matrix is there twice
         double = wide(matrix)
-        krylov = BlockKrylov(double, wide(search.leading_rows()))
-        finer = _Search(double, norm_squared, goal, seed + 1, krylov, earlier_passes=search.passes)
+        finer = _Search(
+            double, norm_squared, goal, seed + 1, BlockKrylov(double, rows), earlier_passes=passes
+        )
         finer.stored_as = matrix.dtype
         found = finer.run(budget)
     return found
