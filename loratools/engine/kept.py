@@ -2,8 +2,8 @@
 
 What is allocated for a large array and freed after it goes back to the system, and every page of the next
 one is first filled with zeros: a tenth of a merge's time (measured). So jobs of one thread, which run one
-after another, share what lies under their largest arrays. It ends with the thread; with the run, where threads
-outlive it (`let_go_everywhere`); and with the job, where memory is scarce (`let_go`).
+after another, share what lies under their largest arrays. It ends with the thread; with the run, where
+threads outlive it (`let_go_everywhere`); and with the job, where memory is scarce (`let_go`).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from .norms import Measured, residual_squared, rounding_of_energy, rounding_of_p
 from .ranks import rank_for_energy
 from .tail import tail_bound
 
-__all__ = ["Goal", "Triplets", "krylov_svd"]
+__all__ = ["Goal", "Triplets", "block_width", "krylov_svd"]
 
 _OVERSAMPLING = 8  # columns of a block beyond the rank
 _WIDEST = 64  # columns of a block: beyond, more passes are cheaper than wider ones
@@ -48,8 +48,12 @@ class Goal:
     @property
     def block_width(self) -> int:
         """Columns of a Krylov block."""
-        known = self.rank if self.rank is not None else min(self.max_rank, _ENERGY_WIDTH)
-        return min(known + _OVERSAMPLING, _WIDEST)
+        return block_width(self.rank if self.rank is not None else min(self.max_rank, _ENERGY_WIDTH))
+
+
+def block_width(rank: int) -> int:
+    """Columns of a Krylov block for that rank."""
+    return min(rank + _OVERSAMPLING, _WIDEST)
 
 
 @dataclass(frozen=True)
