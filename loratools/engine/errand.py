@@ -17,6 +17,7 @@ from loratools.checkpoints import files
 from loratools.checkpoints.elsewhere import elsewhere
 from loratools.engine.blas import loaded
 from loratools.engine.device import Asked
+from loratools.engine.kept import let_go_everywhere
 from loratools.engine.placement import ASKED_FOR, Choice, Placement
 from loratools.engine.plan import Job
 from loratools.engine.setup import Setup
@@ -126,11 +127,18 @@ _COMMON = "Haswell"
 
 
 def under_way(run: str) -> int:
-    """How many of a run's jobs are at work in this process. From now on none of them is begun here."""
+    """How many of a run's jobs are at work in this process. From now on none of them is begun here.
+
+    Where no run has any, nothing is kept for the next: the threads of a worker outlive all runs.
+    """
     with _COUNTING:
         _called_off.add(run)
         _placements.pop(run, None)
-        return _at_work[run]
+        count = _at_work[run]
+        idle = not any(_at_work.values())
+    if idle:
+        let_go_everywhere()
+    return count
 
 
 _COUNTING = threading.Lock()

@@ -8,6 +8,7 @@ __all__ = ["BlockKrylov", "both_ways", "gaussian_block", "one_round", "wide"]
 
 _ROWS = 128  # of A, multiplied both ways while they are in the cache: 1.3 to 1.7 times as fast [measured]
 _COLUMNS = 512  # the same of A', where that is how A lies in memory: 1.1 times as fast [measured]
+_FEW = 8  # blocks that most spaces end with
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:
@@ -60,12 +61,21 @@ class BlockKrylov:
         self._matrix = matrix
         self._deflated = matrix.new_empty(0, matrix.shape[1]) if deflated is None else deflated
         self.width = start.shape[0]
-        self.basis = matrix.new_empty(0, matrix.shape[1])
-        self.images = wide(matrix.new_empty(0, matrix.shape[0]))
+        most = max(matrix.shape[1], self.width)
+        self._basis = _Rows(matrix.new_empty(0, matrix.shape[1]), most)
+        self._images = _Rows(wide(matrix.new_empty(0, matrix.shape[0])), most)
         self.gram = torch.empty(0, 0, dtype=torch.float64)
         self.frontier, self.start = _orthonormal_rows(start, (self._deflated,))
         self.coupling = self.start
         self.passes = 0
+
+    @property
+    def basis(self) -> torch.Tensor:
+        return self._basis.held
+
+    @property
+    def images(self) -> torch.Tensor:
+        return self._images.held
 
     @property
     def size(self) -> int:
@@ -75,8 +85,9 @@ class BlockKrylov:
     def expand(self) -> None:
         """Take the frontier into the basis: one product with A and one with A'."""
         image, back = both_ways(self._matrix, self.frontier)
-        self.basis = torch.cat([self.basis, self.frontier])
-        self.images = torch.cat([self.images, wide(image)])
+        self._basis.append(self.frontier)
+        self._images.append(image)
+        del image
         cross = (self.images[-self.width :] @ self.images.T).cpu()  # (b, p)
         known = self.gram.shape[0]
         self.gram = torch.cat([torch.cat([self.gram, cross[:, :known].T], dim=1), cross])
@@ -101,6 +112,29 @@ class BlockKrylov:
         columns, triangle = torch.linalg.qr((onto.T @ self.images).T)  # (m, r), (r, r)
         u, S, vh = torch.linalg.svd(triangle)
         return columns @ u, S, (onto @ vh.T).T.to(self.basis) @ self.basis
+
+
+class _Rows:
+    """Rows that come block by block, and lie one behind another: (p, n), contiguous.
+
+    Stacking them anew for each block would hold all of them twice. On the CPU room is asked for twice at
+    most, for a few blocks and then for as many rows as there can be; pages of it that nothing was written to
+    take no memory. A device's memory is all taken at once, so that there each block is stacked.
+    """
+
+    def __init__(self, none: torch.Tensor, most: int) -> None:
+        self._room = self.held = none
+        self._most = most
+
+    def append(self, block: torch.Tensor) -> None:
+        """Takes further rows (b, n), converted to the dtype of those held."""
+        known, size = len(self.held), len(self.held) + len(block)
+        if size > len(self._room):
+            ahead = size if self.held.device.type != "cpu" else _FEW * len(block) if not known else self._most
+            self._room = self.held.new_empty(max(size, ahead), self.held.shape[1])
+            self._room[:known] = self.held
+        self._room[known:size] = block
+        self.held = self._room[:size]
 
 
 def _orthonormal_rows(

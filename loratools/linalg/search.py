@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from .certificate import NEGLIGIBLE, Certificate, leading_eigenvalue_bounds, state_excess
+from .choices import block_width
 from .krylov import BlockKrylov, gaussian_block, wide
 from .lanczos import BlockLanczos
 from .norms import Measured, residual_squared, rounding_of_energy, rounding_of_products
@@ -17,8 +18,6 @@ from .tail import tail_bound
 
 __all__ = ["Goal", "Triplets", "krylov_svd"]
 
-_OVERSAMPLING = 8  # columns of a block beyond the rank
-_WIDEST = 64  # columns of a block: beyond, more passes are cheaper than wider ones
 _ENERGY_WIDTH = 24  # the rank that a block is made for where none is given
 _CHAIN_WIDTH = 24  # columns of the block that estimates the tail
 _CHAIN_PASSES = 10  # after which more Krylov passes are the better spent
@@ -48,8 +47,7 @@ class Goal:
     @property
     def block_width(self) -> int:
         """Columns of a Krylov block."""
-        known = self.rank if self.rank is not None else min(self.max_rank, _ENERGY_WIDTH)
-        return min(known + _OVERSAMPLING, _WIDEST)
+        return block_width(self.rank if self.rank is not None else min(self.max_rank, _ENERGY_WIDTH))
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,12 @@ def krylov_svd(
     search = _Search(matrix, norm_squared, goal, seed, BlockKrylov(matrix, start))
     found = search.run(budget)
     if found is None and search.drowns:
+        rows, passes = wide(search.leading_rows()), search.passes
+        del search  # and its space, before the matrix is there twice
         double = wide(matrix)
-        krylov = BlockKrylov(double, wide(search.leading_rows()))
-        finer = _Search(double, norm_squared, goal, seed + 1, krylov, earlier_passes=search.passes)
+        finer = _Search(
+            double, norm_squared, goal, seed + 1, BlockKrylov(double, rows), earlier_passes=passes
+        )
         finer.stored_as = matrix.dtype
         found = finer.run(budget)
     return found

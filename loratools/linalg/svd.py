@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from .certificate import Certificate, state_excess
-from .choices import SvdMethod
+from .choices import SvdMethod, krylov_pays
 from .krylov import wide
 from .norms import comfortably_scaled, residual_squared
 from .search import Goal, Triplets, krylov_svd
 
 __all__ = ["Factorization", "SvdMethod", "truncated_svd"]
-
-_LEAST_SIDE = 320  # below, LAPACK is as fast
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def truncated_svd(
     goal = Goal(None if rank is None else min(rank, cap), energy, cap, tolerance, failure_probability)
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     found: Triplets | None = None
-    if method is SvdMethod.AUTO and _krylov_pays(tall.shape[1], goal):
+    if method is SvdMethod.AUTO and krylov_pays(tall.shape[1], goal.rank, goal.energy):
         found = krylov_svd(tall, norm_squared, goal, seed, _lapack_cost(*tall.shape))
     if found is None:
         found = _lapack_svd(tall, norm_squared, goal)
@@ -131,13 +129,6 @@ def _check_request(
         raise ValueError(f"tolerance must be positive, not {tolerance}")
     if not 0.0 < failure_probability < 1.0:
         raise ValueError(f"failure_probability lies in (0, 1), not {failure_probability}")
-
-
-def _krylov_pays(side: int, goal: Goal) -> bool:
-    """Whether a space of several blocks is small beside the matrix, and float32 can tell the share."""
-    if goal.energy is not None and goal.energy > 1.0 - 1e-5:
-        return False
-    return side >= _LEAST_SIDE and (goal.rank is None or 6 * (goal.rank + 8) <= side)
 
 
 def _lapack_cost(rows: int, columns: int) -> float:

@@ -13,12 +13,12 @@ import torch
 from loratools.checkpoints.hashing import TensorHasher
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
+from loratools.engine.kept import kept_array
 from loratools.errors import LoratoolsError
 from loratools.linalg.bitwise import rows_that_differ
 from loratools.linalg.finite import NonFinite
 from loratools.linalg.norms import frobenius_squared
 from loratools.operations.rates import READ_BYTES
-from loratools.operations.reused import reused
 
 __all__ = [
     "Comparison",
@@ -100,7 +100,7 @@ def difference(base: TensorSpec, tuned: TensorSpec, *, keep: bool = False, reuse
             read.
     """
     wide = delta_dtype(base, tuned)
-    delta = reused("delta", tuned.shape, wide) if reuse else torch.empty(tuned.shape, dtype=wide)
+    delta = _kept(tuned.shape, wide) if reuse else torch.empty(tuned.shape, dtype=wide)
     base_squares = norm_squared = 0.0
     rounded = base.dtype != tuned.dtype and narrows(base, tuned)
     guards = (_Finite(base), _Finite(tuned))
@@ -133,6 +133,10 @@ def difference(base: TensorSpec, tuned: TensorSpec, *, keep: bool = False, reuse
         tuned=kept[1],
         norm_squared=norm_squared,
     )
+
+
+def _kept(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.from_numpy(kept_array("delta", shape, str(dtype).removeprefix("torch.")))
 
 
 def compare(base: TensorSpec, tuned: TensorSpec) -> Comparison:

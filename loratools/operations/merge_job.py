@@ -23,7 +23,6 @@ from loratools.operations.precision import (
 )
 from loratools.operations.rates import MERGE_RATE, MULTIPLY_RATE, UNDO_RATE
 from loratools.operations.rounded import Rounder
-from loratools.operations.scratch import Scratch
 from loratools.operations.staging import BLOCK_ELEMENTS
 from loratools.operations.streaming import PART_BYTES, Rows, Source, Target, TensorFigures, blocks
 from loratools.operations.tally import Tally
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
     from loratools.linalg.stochastic import Draws
     from loratools.operations.undo.kept import Kept
     from loratools.operations.undo.recorder import Recorder
-
-
-_SCRATCH = Scratch()
 
 
 @dataclass(frozen=True)
@@ -114,12 +110,12 @@ class MergeJob:
                 update.release()
 
     def _stream(self, source: Source | None, target: Target, workspace: Path) -> TensorFigures:
-        rows = Rows(source, self.target, self.arithmetic, _SCRATCH)
+        rows = Rows(source, self.target, self.arithmetic, reuse=True)
         for place, update in enumerate(self.updates):
             update.prepare(rows.reader(foundation(self.updates[:place])), self.target)
         before = self.target.dtype if source is None else source.spec.dtype
         rounding = Rounding(self.name, before, self.target.dtype)
-        rounder = Rounder(rounding, self.target, self.draws, _SCRATCH)
+        rounder = Rounder(rounding, self.target, self.draws)
         tally = Tally(self.updates, before, self.target)
         recorder = self._recorder()
         for first, count in blocks(self.target):

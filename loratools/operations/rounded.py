@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loratools.checkpoints.spec import TensorSpec
+from loratools.engine.kept import kept_array
 from loratools.operations.precision import (
     Rounding,
     Stored,
@@ -20,7 +21,6 @@ from loratools.operations.streaming import parts
 
 if TYPE_CHECKING:
     from loratools.linalg.stochastic import Draws
-    from loratools.operations.scratch import Scratch
 
 __all__ = ["Rounded", "Rounder", "finite_squares", "sum_of_squares"]
 
@@ -69,8 +69,8 @@ class Rounder:
     `draws` are those of rounding by chance, None rounds to nearest even; `target` is what is written.
     """
 
-    def __init__(self, rounding: Rounding, target: TensorSpec, draws: Draws | None, scratch: Scratch) -> None:
-        self._rounding, self._scratch = rounding, scratch
+    def __init__(self, rounding: Rounding, target: TensorSpec, draws: Draws | None) -> None:
+        self._rounding = rounding
         self._draws, self._columns = draws, target.elements // max(1, target.rows)
 
     def round(self, after: Wide, original: Stored, first: int) -> tuple[Stored, list[Rounded]]:
@@ -82,8 +82,8 @@ class Rounder:
             after: the rows from `first` on, in wide arithmetic.
             original: the same of the input as stored, perhaps fewer.
         """
-        result: Stored = self._scratch.array("result", after.shape, stored_dtype(self._rounding.dtype))
-        error: Wide = self._scratch.array("error", after.shape, after.dtype)
+        result: Stored = kept_array("result", after.shape, stored_dtype(self._rounding.dtype))
+        error: Wide = kept_array("error", after.shape, after.dtype)
         if self._draws is None:
             self._round(after, None, result, error)
         found = [

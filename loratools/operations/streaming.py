@@ -17,10 +17,10 @@ from loratools.checkpoints.hashing import TensorHasher
 from loratools.checkpoints.parts import Buffer, PartWriter
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import RawTensor, TensorSpec
+from loratools.engine.kept import kept_array
 from loratools.operations.evidence import Evidence, of_tensor
 from loratools.operations.precision import Stored, Wide, stored, stored_dtype, widened
 from loratools.operations.rates import COPY_RATE
-from loratools.operations.scratch import Scratch
 
 if TYPE_CHECKING:
     from loratools.operations.undo.kept import Kept
@@ -140,15 +140,15 @@ class Rows:
     """Rows of the input in the arithmetic's dtype, padded where the output has more of them.
 
     Scalars are taken as one row. Where the shapes differ in more than rows, or there is no input, all rows
-    are zeros: only a replacement, which does not look at them, can be meant. With `scratch`, a block is valid
+    are zeros: only a replacement, which does not look at them, can be meant. With `reuse`, a block is valid
     until the next one.
     """
 
     def __init__(
-        self, source: Source | None, target: TensorSpec, arithmetic: str, scratch: Scratch | None = None
+        self, source: Source | None, target: TensorSpec, arithmetic: str, *, reuse: bool = False
     ) -> None:
         self._source = source
-        self._scratch = scratch
+        self._reuse = reuse
         self._columns = target.shape[1:]
         self._arithmetic = arithmetic
         self._dtype = target.dtype if source is None else source.spec.dtype
@@ -164,9 +164,9 @@ class Rows:
         if known == 0 or self._source is None:
             return self._nothing(), self._zeros(count)
         original = stored(self._source.read(first, known))
-        if known < count or self._scratch is None:
+        if known < count or not self._reuse:
             return original, self._padded(original, count)
-        block = self._scratch.array("block", original.shape, self._arithmetic)
+        block = kept_array("block", original.shape, self._arithmetic)
         return original, widened(original, self._dtype, self._arithmetic, out=block)
 
     def reader(self, updates: tuple[Update, ...]) -> Callable[[int, int], Wide]:

@@ -153,7 +153,7 @@ WRONG = {
     "a reference for a rank": ("--rank ./a", 2, "--rank takes integers"),
     "a picture of another kind": ("--plot a.jpg", 2, "end its name in .png, .svg or .pdf"),
     "a word of nothing": ("--directions sideways", 2, "'factor', 'product'"),
-    "a later option": ("--cluster here", 2, "--cluster comes in a later version"),
+    "a later option": ("--html here", 2, "--html comes in a later version"),
     "no such adapter": ("./nowhere ./there", 1, "no such file or folder"),
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loratools.engine.admission import Admission, ClosedError
-from loratools.engine.kept import of_thread
+from loratools.engine.kept import kept_array, kept_bytes
 from loratools.engine.local import LocalEngine
 
 
@@ -147,8 +147,8 @@ class Keeping:
     cost: float = 0.0
 
     def run(self, workspace: Path) -> bool:
-        before = hasattr(of_thread, "array")
-        of_thread.array = bytearray(10)
+        before = kept_bytes() > 0
+        kept_array("this", (10,), "uint8")
         return before
 
 

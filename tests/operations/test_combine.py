@@ -30,6 +30,7 @@ from loratools.operations.combine_options import CombineOptions
 from loratools.operations.merge import merge
 from loratools.operations.resize import resize
 from loratools.operations.unmerge import unmerge
+from loratools.reports.report import PlannedWork
 
 MODULE = "model.layers.0.self_attn.q_proj"
 OTHER = "model.layers.1.self_attn.q_proj"
@@ -111,6 +112,16 @@ def test_cat_is_the_weighted_sum(
         for part, weight in zip(parts, given, strict=True)
     )
     assert np.linalg.norm(found - wanted) <= 1e-7 * size
+
+
+def test_all_that_is_written_was_foretold_at_most(tmp_path: Path) -> None:
+    factors = lora_factors(decoder())
+    both = [write_adapter(tmp_path / name, factors, alpha=8) for name in ("one", "two")]
+    told = combine(both, tmp_path / "out", weights=[0.7, -1.3], dry_run=True).details["plan"]
+    assert isinstance(told, PlannedWork)
+    combine(both, tmp_path / "out", weights=[0.7, -1.3])
+    written = sum(path.stat().st_size for path in (tmp_path / "out").iterdir())
+    assert written <= told.write_bytes <= written + 100 * len(factors)
 
 
 def test_powers_of_two_leave_the_bits_as_they_are(tmp_path: Path) -> None:

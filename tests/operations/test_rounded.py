@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from loratools.errors import LoratoolsError
 from loratools.linalg.rounding import bfloat16_to_float32
 from loratools.operations.precision import Rounding, stored_dtype, widened
 from loratools.operations.rounded import Rounder
-from loratools.operations.scratch import Scratch
 
 SHAPE = (700, 512)
 
@@ -26,7 +24,7 @@ def spec(dtype: str, shape: tuple[int, ...] = SHAPE) -> TensorSpec:
 
 def rounder(dtype: str, source: str | None = None) -> tuple[Rounding, Rounder]:
     rounding = Rounding("t", source or dtype, dtype)
-    return rounding, Rounder(rounding, spec(dtype), None, Scratch())
+    return rounding, Rounder(rounding, spec(dtype), None)
 
 
 def values(arithmetic: str, scale: float = 1.0) -> np.ndarray:
@@ -107,19 +105,3 @@ def test_a_nan_whose_bits_would_carry_over_stays_one() -> None:
     result, _ = rounds.round(after, original, 0)
     assert np.isnan(bfloat16_to_float32(result[0, :2])).all()
     assert (rounding.overflown, rounding.nonfinite) == (0, 2)
-
-
-def test_each_thread_has_scratch_of_its_own() -> None:
-    scratch = Scratch()
-    mine = scratch.array("a", (4, 8), "float32")
-    mine[:] = 1
-    theirs: list[np.ndarray] = []
-    thread = threading.Thread(target=lambda: theirs.append(scratch.array("a", (4, 8), "float32")))
-    thread.start()
-    thread.join()
-    theirs[0][:] = 2
-    assert (mine == 1).all()
-    again = scratch.array("a", (2, 3), "uint16")
-    assert again.shape == (2, 3)
-    assert np.shares_memory(again, mine)
-    assert not np.shares_memory(scratch.array("b", (2, 3), "uint16"), mine)

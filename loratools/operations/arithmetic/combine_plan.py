@@ -70,7 +70,7 @@ def plan_combine(
         jobs=jobs,
         coverage=Coverage.of(_coverage(adapters, parts, shared)),
         read_bytes=read,
-        write_bytes=combined.layout.size,
+        write_bytes=combined.layout.size + combined.most_in_texts,
         weight_bytes=combined.layout.size,
         weights_written=Written.EXACTLY,
         overhead_bytes=overhead("combine"),

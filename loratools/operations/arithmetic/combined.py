@@ -30,6 +30,12 @@ from loratools.reports.report import CombinedModule, CombinedPart, plain
 
 __all__ = ["CombinedAdapter", "total_distance"]
 
+_ROOT = "0" * 64
+"""A hash, as wide as any."""
+
+_WIDEST = (-1.2345678901234567e-100, 1.7182818284590452e-200, -1.2345678901234567e-100)
+"""A norm and a share that take as many digits as any; the quotient of the first two does as well."""
+
 
 @dataclass(frozen=True)
 class CombinedAdapter:
@@ -100,6 +106,14 @@ class CombinedAdapter:
             ),
             tokenizer=self.tokenizer(),
         )
+
+    @cached_property
+    def most_in_texts(self) -> int:
+        """At most the bytes of all but the weights: only the digits of figures are not known beforehand."""
+        widest = Combined(*_WIDEST, Written({}, {}))
+        read = {(place, key): _ROOT for place, one in enumerate(self.adapters) for key in one.opened}
+        written = Written(read, {key: _ROOT for key, _, _ in self.entries})
+        return self.texts(dict.fromkeys(self.parts, widest), written).bytes
 
     def base_record(self) -> InputRecord | None:
         """What the adapters know of their base; None where they know nothing, or not the same."""
