@@ -118,10 +118,11 @@ class MergeJob:
         rounder = Rounder(rounding, self.target, self.draws)
         tally = Tally(self.updates, before, self.target)
         recorder = self._recorder()
+        plain = recorder is None and tally.plain
         for first, count in blocks(self.target):
             original, block = rows.next(first, count)
             block = self._applied(block, first, recorder)
-            result, steps = rounder.round(block, original, first)
+            result, steps = rounder.round(block, original, first, whole=plain)
             for step in steps:
                 tally.count(self._in_target_dtype(step.original, before, step.draws), step.result)
                 if self.updates:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Rounded", "Rounder", "finite_squares", "sum_of_squares"]
 
-_PIECE = 128 * 2**10
-"""Bytes of wide numbers that are squared at a time: in float32 few sums, that lose little."""
+_PIECE = 8192
+"""Numbers that are squared and added up in float32: few sums, that lose little."""
 
 _SAFE = (1e-25, 1e30)
 """Sums of squares in float32 between these lost nothing to underflow or overflow."""
@@ -73,8 +73,12 @@ class Rounder:
         self._rounding = rounding
         self._draws, self._columns = draws, target.elements // max(1, target.rows)
 
-    def round(self, after: Wide, original: Stored, first: int) -> tuple[Stored, list[Rounded]]:
+    def round(
+        self, after: Wide, original: Stored, first: int, *, whole: bool = False
+    ) -> tuple[Stored, list[Rounded]]:
         """The block as it is written, and its parts; all of it is valid until the next.
+
+        `whole`: as one part, where nobody makes temporaries of its size, and draws are not needed.
 
         Counts values that are not finite, as `Rounding` does.
 
@@ -88,7 +92,7 @@ class Rounder:
             self._round(after, None, result, error)
         found = [
             self._part(after[rows], original[rows], result[rows], error[rows], first + rows.start)
-            for rows in parts(after)
+            for rows in ([slice(0, len(after))] if whole and self._draws is None else parts(after))
         ]
         return result, found
 
@@ -126,12 +130,19 @@ class Rounder:
 
 
 def _squares(values: Wide) -> tuple[float, bool]:
-    """`finite_squares`, piece by piece."""
+    """`finite_squares`, piece by piece, and all pieces by one call: threads wait for each other at each."""
     import numpy as np
 
+    flat = values.reshape(-1)
+    whole = flat.size - flat.size % _PIECE
+    pieces = flat[:whole].reshape(-1, _PIECE)
     with np.errstate(over="ignore", invalid="ignore"):
-        found = [finite_squares(values[rows]) for rows in parts(values, _PIECE)]
-    return sum(squares for squares, _ in found), all(finite for _, finite in found)
+        squares = np.vecdot(pieces, pieces)
+        least, most = _SAFE
+        safe = (least < squares) & (squares < most)
+        found = [finite_squares(piece) for piece in (*pieces[~safe], flat[whole:])]
+    total = float(squares[safe].sum(dtype=np.float64)) + sum(squares for squares, _ in found)
+    return total, all(finite for _, finite in found)
 
 
 def sum_of_squares(values: Wide) -> float:

@@ -42,6 +42,11 @@ class Tally:
         self._added = 0.0
         self._lost = 0.0
 
+    @property
+    def plain(self) -> bool:
+        """Whether it mostly looks at what it is given, and makes no wide temporaries of it."""
+        return self._known is not None or not self._updates
+
     def count(self, before: Stored, result: Stored) -> None:
         """Some rows as written, and as they would be if nothing were added, perhaps fewer."""
         self.changed += result.size - before.size + differing(result[: len(before)], before)
