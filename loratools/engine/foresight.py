@@ -25,10 +25,10 @@ from loratools.engine.progress import Progress, Silent
 
 __all__ = ["Foreseeing", "Foresight"]
 
-_TELLING_PHASE = 0.2
+_TELLING_PHASE = 0.1
 """Seconds from which on a phase tells more than the noise of a machine."""
 
-_TELLING_RUN = 1.0
+_TELLING_RUN = 0.25
 """The same of a run: its peak of memory is sampled."""
 
 _runs_before = 0

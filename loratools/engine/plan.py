@@ -46,7 +46,7 @@ class Weighed(Protocol):
     def cost(self) -> float: ...
 
 
-READ_RATE = 4e8
+READ_RATE = 1e9
 """Bytes a second that a job is taken to read where it does not say what it costs."""
 
 

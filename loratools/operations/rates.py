@@ -24,7 +24,7 @@ __all__ = [
     "torch_to_load",
 ]
 
-READ_RATE = 4e8
+READ_RATE = 1e9
 """Bytes of a checkpoint a second that are read and looked at."""
 
 READ_BYTES = 2**23
@@ -33,19 +33,19 @@ READ_BYTES = 2**23
 MULTIPLY_RATE = 1.5e10
 """Multiplications a second in products of a matrix with a skinny one."""
 
-MERGE_RATE = 2.5e8
+MERGE_RATE = 4.9e8
 """Bytes a second of base weights that are read, changed, rounded, hashed and written."""
 
 COPY_RATE = 8e8
 """Bytes a second that are copied and hashed."""
 
-SUBTRACT_RATE = 8e7
+SUBTRACT_RATE = 1.25e8
 """Bytes a second of merged weights that an update is taken off from, with what may be off."""
 
-RESTORE_RATE = 8e7
+RESTORE_RATE = 1.1e8
 """Bytes a second of merged weights that an undo record makes the base's of again."""
 
-UNDO_RATE = 6e7
+UNDO_RATE = 9.6e7
 """Bytes a second of base weights, of which an undo record keeps what rounding loses."""
 
 _WRITE_RATE = {"extract": 1e8}

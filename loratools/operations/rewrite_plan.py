@@ -137,6 +137,7 @@ class Draft(Generic[Asked]):
             weight_bytes=weights,
             written=self._told,
             weights_written=Written.AT_MOST if self.may_shrink else Written.EXACTLY,
+            kept_bytes=sum(one.opened.bytes for one in self.inputs.adapters) if self.keeps_undo else 0,
             overhead_bytes=overhead(self.command),
             finishing_seconds=finishing(self.command, write),
             likeness=self.likeness,

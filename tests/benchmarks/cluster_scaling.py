@@ -35,7 +35,6 @@ from loratools.engine.cluster import ClusterEngine
 from loratools.engine.engine import Engine
 from loratools.engine.local import LocalEngine
 
-COMMAND = "python tests/benchmarks/cluster_scaling.py --write"
 CREWS = (1, 2, 4)
 LOCAL = "local, 1 thread"
 
@@ -69,10 +68,13 @@ def main() -> None:
         size = sum(file.stat().st_size for file in pair.base.glob("*.safetensors"))
         seconds = {verb: in_turn(places, run, options.rounds) for verb, run in _verbs(pair, work).items()}
         costs = [(place, *cost_of_a_job(place, options.empty, work)) for place in places]
+    words = f"--layers {options.layers} --rounds {options.rounds} --empty {options.empty} --write"
+    command = f"python tests/benchmarks/cluster_scaling.py {words}"
+    rows = [_job_row(*cost) for cost in costs]
     tables = {
-        "cluster-scaling": scaling(seconds, size),
-        "cluster-jobs": Figures(COMMAND, ("where", *_JOB_COLUMNS), [_job_row(*cost) for cost in costs]),
-        "cluster-405b": on_paper(seconds, size, costs[-1][2]),
+        "cluster-scaling": scaling(command, seconds, size),
+        "cluster-jobs": Figures(command, ("where", *_JOB_COLUMNS), rows),
+        "cluster-405b": on_paper(command, seconds, size, costs[-1][2]),
     }
     for key, figures in tables.items():
         print(figures.markdown(), end="\n\n")
@@ -147,7 +149,7 @@ def _job_row(place: Place, first: float, each: float, processor: float) -> tuple
     return place.name, f"{first * 1e3:.0f} ms", f"{each * 1e3:.2f} ms", f"{processor * 1e3:.2f} ms"
 
 
-def scaling(seconds: dict[str, dict[str, list[float]]], size: int) -> Figures:
+def scaling(command: str, seconds: dict[str, dict[str, list[float]]], size: int) -> Figures:
     """Medians, with the range of each place's ratio to the local run of one thread in the same round."""
     rows: list[tuple[Cell, ...]] = []
     for verb, times in seconds.items():
@@ -156,10 +158,10 @@ def scaling(seconds: dict[str, dict[str, list[float]]], size: int) -> Figures:
             told = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
             rows.append((verb, name, f"{statistics.median(found):.2f} s", told))
     columns = (f"a base of {size / 1e9:.2f} GB", "where", "median", "times as fast as one local thread")
-    return Figures(COMMAND, columns, rows)
+    return Figures(command, columns, rows)
 
 
-def on_paper(seconds: dict[str, dict[str, list[float]]], size: int, each: float) -> Figures:
+def on_paper(command: str, seconds: dict[str, dict[str, list[float]]], size: int, each: float) -> Figures:
     """405B on 16 nodes, from the rate of one worker's thread and the cost of a job on the largest crew."""
     one = f"cluster, {CREWS[0]} worker"
     rates = Rates(
@@ -168,7 +170,7 @@ def on_paper(seconds: dict[str, dict[str, list[float]]], size: int, each: float)
         job_seconds=each,
     )
     columns = ("verb", "shared disk", "disk", "arithmetic", "coordinator", "packing", "sum", "bound by")
-    return Figures(COMMAND, columns, [row for disk in DISKS for row in estimates(rates, disk)])
+    return Figures(command, columns, [row for disk in DISKS for row in estimates(rates, disk)])
 
 
 if __name__ == "__main__":
