@@ -21,9 +21,7 @@ def main() -> None:
     """The entry point: runs the command line of this process and exits with its code."""
     _open_streams()
     gc.set_threshold(*_SELDOM)
-    os.environ.setdefault(
-        "OPENBLAS_NUM_THREADS", "1"
-    )  # what jobs have anyway; more threads take 40 ms to come
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as jobs have it; more take 40 ms to begin with
     try:
         signal.signal(signal.SIGTERM, _stop)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
