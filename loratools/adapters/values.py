@@ -152,6 +152,22 @@ def finite_values(raw: RawTensor) -> NDArray[np.floating]:
     return values
 
 
+def finite_float64(raw: RawTensor) -> NDArray[np.float64]:
+    """What was read, in float64 and in an array of its own.
+
+    Raises:
+        LoratoolsError: values are not finite.
+    """
+    import numpy as np
+
+    narrow = raw.float32() if raw.spec.dtype == "bfloat16" else raw.numpy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = narrow.astype(np.float64)
+        if not np.isfinite(values.sum()):  # as in `finite_values`, which tells what is wrong
+            finite_values(raw)
+    return values
+
+
 def same_values(first: TensorSpec, second: TensorSpec) -> bool:
     """Whether two stored tensors have one shape and hold the same values; read block by block.
 

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import io
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -176,7 +175,7 @@ def write_bytes(path: Place, data: bytes | bytearray | memoryview) -> None:
 
 def write_in_one_step(path: Path, given: Iterable[bytes | bytearray | memoryview]) -> None:
     """The same, under its name only when it is whole: so it stays if two write it at once."""
-    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    unfinished = path.with_name(f"{path.name}.{os.urandom(4).hex()}")
     try:
         write_pieces(unfinished, given)
         again(system.calls.rename, unfinished, path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,7 @@ class PartialFolder:
     @classmethod
     def fresh(cls, target: Path) -> PartialFolder:
         """A name that no other run has; a random one, since nothing that is written depends on it."""
-        return cls(target.with_name(f"{_stem(target)}.partial-{secrets.token_hex(4)}"))
+        return cls(target.with_name(f"{_stem(target)}.partial-{os.urandom(4).hex()}"))
 
     @property
     def run(self) -> str:

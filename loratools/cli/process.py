@@ -21,6 +21,7 @@ def main() -> None:
     """The entry point: runs the command line of this process and exits with its code."""
     _open_streams()
     gc.set_threshold(*_SELDOM)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as jobs have it; more take 40 ms to begin with
     try:
         signal.signal(signal.SIGTERM, _stop)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is to be ignored
@@ -95,7 +96,7 @@ def _imports_torch(frame: FrameType | None) -> bool:
     return False
 
 
-_SELDOM = (50_000, 20, 100)
+_SELDOM = (100_000, 20, 100)
 """How many new objects it takes until Python looks for cycles among them, and how often among older ones: a
 plan is hundreds of thousands of small objects that stay, and looking through them again and again took a
 fifth of its time."""

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -128,17 +127,27 @@ def save(told: Mapping[str, float]) -> None:
 @cache
 def machine() -> str:
     """A fingerprint of what rates depend on: processors and the libraries that compute."""
-    libraries = [f"{name} {_version(name)}" for name in ("loratools", "numpy", "torch", "blake3")]
+    versions = _versions()
+    libraries = [f"{name} {versions.get(name, '')}" for name in ("loratools", "numpy", "torch", "blake3")]
     python = ".".join(map(str, sys.version_info[:2]))
     told = "\n".join([sys.platform, _model(), str(processors()), python, *libraries])
     return blake2b(told.encode(), digest_size=16).hexdigest()
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
+def _versions() -> dict[str, str]:
+    """Of what is installed, by the names of the folders that installers leave; `importlib.metadata`, which
+    reads what is in them, takes 15 ms to import."""
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder or "."):  # noqa: PTH208
+                package, _, version = name.removesuffix(_INSTALLED).partition("-")
+                if name.endswith(_INSTALLED):
+                    found.setdefault(package.lower(), version)
+    return found
+
+
+_INSTALLED = ".dist-info"
 
 
 def _model() -> str:

@@ -49,6 +49,7 @@ class _UnderWay(Generic[Result]):
         placement: Placement,
         workspace: Path,
         admission: Admission,
+        signals: Sequence[int],
     ) -> _UnderWay[Result]:
         def admitted() -> Result:
             with admission.room(memory_of(job)):
@@ -59,7 +60,7 @@ class _UnderWay(Generic[Result]):
 
         done = Lock()
         done.acquire()
-        with _signals_wait():
+        with _signals_wait(signals):
             future = pool.submit(admitted)
             future.add_done_callback(lambda _: done.release())
         return cls(job, future, done)
@@ -125,10 +126,11 @@ class LocalEngine:
         waiting: deque[_UnderWay[Result]] = deque()
         pending = iter(jobs)
         admission = Admission.of(map(memory_of, jobs), self.workers, self._budget)
+        signals = _that_raise()
         try:
             with _one_thread_a_job(torch or bool(self._placement.places)):
                 for job in pending:
-                    waiting.append(_UnderWay.of(job, pool, self._placement, workspace, admission))
+                    waiting.append(_UnderWay.of(job, pool, self._placement, workspace, admission, signals))
                     if len(waiting) > 2 * self.workers:
                         yield self._collect(waiting)
                 while waiting:
@@ -146,8 +148,8 @@ class LocalEngine:
 
 
 @contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Holds signals back in this thread and in those that it starts.
+def _signals_wait(signals: Sequence[int]) -> Iterator[None]:
+    """Holds these signals back in this thread and in those that it starts.
 
     An exception out of a signal's handler, raised while Python's own locks are taken, would leave them taken:
     workers would wait for them for good, and so would whoever waits for the workers.
@@ -155,7 +157,7 @@ def _signals_wait() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _that_raise())
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
@@ -164,7 +166,7 @@ def _signals_wait() -> Iterator[None]:
 
 def _that_raise() -> list[int]:
     """The signals whose handlers are Python's, the only ones that can raise: to hold all back takes as long
-    as a small job."""
+    as a small job, and to look through them a third of that, so that it is done once a run."""
     return [number for number in _SIGNALS if callable(signal.getsignal(number))]
 
 

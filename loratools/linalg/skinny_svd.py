@@ -66,6 +66,8 @@ def product_svd(lora_A: Matrix, lora_B: Matrix) -> SkinnySvd:
 def padded(lora_A: NDArray[np.floating], lora_B: NDArray[np.floating], rank: int) -> Pair:
     """Factors of the same product with rows and columns of zeros up to a rank that they do not exceed."""
     missing = rank - lora_A.shape[0]
+    if not missing:  # np.pad looks at its words for longer than it takes to copy
+        return lora_A.astype(np.float64, copy=False), lora_B.astype(np.float64, copy=False)
     A, B = np.pad(lora_A, ((0, missing), (0, 0))), np.pad(lora_B, ((0, 0), (0, missing)))
     return A.astype(np.float64, copy=False), B.astype(np.float64, copy=False)
 

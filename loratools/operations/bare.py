@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,7 +103,7 @@ def _read(ledger: Path) -> dict[str, str]:
 
 
 def _write(ledger: Path, entries: dict[str, str]) -> None:
-    partial = ledger.with_name(f"{ledger.name}.new-{secrets.token_hex(4)}")
+    partial = ledger.with_name(f"{ledger.name}.new-{os.urandom(4).hex()}")
     with disk_errors(ledger):
         try:
             write_text(partial, json.dumps(entries, indent=2, sort_keys=True) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterator
@@ -83,7 +82,7 @@ def _is_partial(name: str) -> bool:
 
 def _now(root: Path) -> float:
     """The present time by the clock of the file system: that of a file that is touched for it."""
-    probe = root / f".loratools-clock-{secrets.token_hex(4)}"
+    probe = root / f".loratools-clock-{os.urandom(4).hex()}"
     try:
         files.write_bytes(probe, b"")
         return again(system.calls.stat, probe).st_mtime
@@ -154,6 +153,6 @@ def _remove(path: Path) -> None:
     if name["what"] == "old":
         remove_whole(path)
         return
-    taken = PartialFolder(path.with_name(f"{name['stem']}.partial-{secrets.token_hex(4)}"))
+    taken = PartialFolder(path.with_name(f"{name['stem']}.partial-{os.urandom(4).hex()}"))
     again(system.calls.rename, path, taken.path)
     taken.remove_whole()

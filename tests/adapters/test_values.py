@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from loratools.adapters.values import Values, same_values
+from loratools.adapters.values import Values, finite_float64, same_values
+from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.reference import open_checkpoint
 from loratools.checkpoints.spec import TensorSpec
 from loratools.errors import LoratoolsError
@@ -35,6 +36,26 @@ def test_values_are_converted_once_and_exactly(
     assert values.tensor(wanted) is values.tensor(wanted)
     assert values.array() is values.array()
     assert torch.equal(values.rows_like(torch.empty(3, dtype=wanted), 1), tensor[1:4].to(wanted))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_float64_is_exact_and_finite(dtype: torch.dtype, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensor = torch.randn(5, 3, generator=generator, dtype=torch.float64).to(dtype)
+    broken = torch.tensor([1.0, float("inf"), -float("inf")]).to(dtype)
+    largest = torch.full(
+        (3,), torch.finfo(dtype).max, dtype=dtype
+    )  # whose sum is too large for float64 itself
+    specs = stored(tmp_path, good=tensor, broken=broken, largest=largest)
+
+    def read(name: str) -> torch.Tensor:
+        with TensorReader(specs[name]) as reader:
+            return torch.from_numpy(finite_float64(reader.read(0, specs[name].rows)))
+
+    assert torch.equal(read("good"), tensor.double())
+    assert torch.equal(read("largest"), largest.double())
+    with pytest.raises(LoratoolsError, match="2 of 3 values are NaN or infinite"):
+        read("broken")
 
 
 def test_pickled_values_read_again(tmp_path: Path) -> None:

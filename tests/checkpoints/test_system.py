@@ -14,7 +14,8 @@ ALLOWED = {
     "engine/allocator.py": {"ctypes"},  # glibc's own settings
     "engine/blas.py": {"read_text", "ctypes"},  # /proc/self/maps, and the BLAS that it names
     "engine/calibration.py": {  # what runs taught, in the user's cache folder: never an input or an output
-        *("read_text", "os.open", "os.fstat", "os.read", "os.close", "mkdir", "write_text", "unlink"),
+        *("read_text", "os.open", "os.fstat", "os.read", "os.close", "os.listdir", "mkdir", "write_text"),
+        "unlink",
     },
     "engine/limits.py": {"read_text"},  # /proc and /sys: the limits of this process
     "engine/device.py": {"ctypes"},  # the driver of NVIDIA, asked how many devices there are

@@ -7,6 +7,7 @@ import math
 import os
 import stat
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,12 @@ def test_other_machines_are_left_alone(own_cache: Path, monkeypatch: pytest.Monk
 def test_the_fingerprint_is_short_and_says_nothing() -> None:
     assert len(calibration.machine()) == 32
     assert set(calibration.machine()) <= set("0123456789abcdef")
+
+
+def test_versions_are_those_that_are_installed() -> None:
+    found = calibration._versions()
+    for package in ("numpy", "blake3", "torch"):
+        assert found[package] == metadata.version(package)
 
 
 def test_keys_are_bounded(own_cache: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loratools.engine.allocator import keep_freed_memory
 from loratools.engine.coverage import Action, Coverage
 from loratools.engine.engine import Engine
 from loratools.engine.plan import Plan
@@ -87,6 +88,7 @@ def run_spectra(
     """Reads and decomposes what a plan says. Raises LoratoolsError as `adapter_spectra`."""
     from loratools.operations.analysis.spectrum_row import spectrum_row
 
+    keep_freed_memory()
     ranks = options.ranks or powers_of_two(adapter.rank)
     rows: list[Spectrum] = []
     for job, known in engine.run("decomposing", plan.jobs, Path(), torch=False):

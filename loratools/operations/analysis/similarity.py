@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loratools.engine.allocator import keep_freed_memory
 from loratools.engine.coverage import Action, Coverage, CoverageRow
 from loratools.engine.engine import Engine
 from loratools.engine.plan import Plan
@@ -77,6 +78,7 @@ def run_similarity(
     plan: SimilarityPlan, adapters: Sequence[SkinnyAdapter], options: AnalyzeOptions, engine: Engine
 ) -> Findings:
     """Reads and compares what a plan says. Raises LoratoolsError where factors cannot be read."""
+    keep_freed_memory()
     compared: list[Compared] = []
     notes: list[Note] = []
     for job, found in engine.run("comparing", plan.jobs, Path(), torch=False):

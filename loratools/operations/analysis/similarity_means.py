@@ -66,7 +66,7 @@ def _groups(
 
 
 def _mean(over: str, name: str, members: Sequence[Compared]) -> SimilarityMean:
-    row = members[0].row
+    row, alone = members[0].row, len(members) == 1
     return SimilarityMean(
         over=over,
         name=name,
@@ -74,8 +74,8 @@ def _mean(over: str, name: str, members: Sequence[Compared]) -> SimilarityMean:
         side=row.side,
         first=row.first,
         second=row.second,
-        grid=_mean_grid([one.grid for one in members]),
-        control=_mean_grid([one.control for one in members]),
+        grid=row.grid if alone else _mean_grid([one.grid for one in members]),
+        control=row.control if alone else _mean_grid([one.control for one in members]),
     )
 
 

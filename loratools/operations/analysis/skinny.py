@@ -11,8 +11,9 @@ from loratools.adapters.dora import Dora
 from loratools.adapters.lowrank import LowRank
 from loratools.adapters.peft import read_adapter
 from loratools.adapters.update import Update
-from loratools.adapters.values import Values
+from loratools.adapters.values import finite_float64
 from loratools.checkpoints.checkpoint import Checkpoint
+from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import TensorSpec
 from loratools.engine.coverage import Action, CoverageRow
 from loratools.errors import LoratoolsError, UsageError
@@ -70,10 +71,12 @@ class SkinnyModule:
         Raises:
             LoratoolsError: a file cannot be read, or values are not finite.
         """
-        import numpy as np
+        return _read(self.A), _read(self.B)
 
-        lora_A, lora_B = (Values(spec).array().astype(np.float64, copy=False) for spec in (self.A, self.B))
-        return lora_A, lora_B
+
+def _read(spec: TensorSpec) -> Matrix:
+    with TensorReader(spec) as reader:
+        return finite_float64(reader.read(0, spec.rows))
 
 
 @dataclass(frozen=True)

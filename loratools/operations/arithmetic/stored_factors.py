@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loratools.adapters.peft_write import WEIGHTS
-from loratools.adapters.values import finite_values
+from loratools.adapters.values import finite_float64
 from loratools.checkpoints.checkpoint import Checkpoint
 from loratools.checkpoints.hashing import TensorHasher
 from loratools.checkpoints.parts import Entry, PartWriter, SafetensorsLayout
 from loratools.checkpoints.raw import TensorReader
 from loratools.checkpoints.spec import RawTensor, TensorSpec
 from loratools.errors import LoratoolsError
-from loratools.operations.precision import Stored, rounded, stored, widened
+from loratools.operations.precision import Stored, rounded, widened
 from loratools.operations.rewrite_record import tensor_root
 
 if TYPE_CHECKING:
@@ -84,16 +84,11 @@ def read_matrix(spec: TensorSpec) -> tuple[Matrix, RawTensor, str]:
     Raises:
         LoratoolsError: the file cannot be read, or values are not finite.
     """
-    import numpy as np
-
     with TensorReader(spec) as reader:
         raw = reader.read(0, spec.rows)
     hasher = TensorHasher()
     hasher.update(raw.buffer)
-    values = widened(stored(raw), spec.dtype, "float64").reshape(spec.rows, -1)
-    if not np.isfinite(values.sum()):  # one pass: a sum is finite where all its terms are, but for overflow
-        finite_values(raw)
-    return values.astype(np.float64, copy=False), raw, hasher.root()
+    return finite_float64(raw).reshape(spec.rows, -1), raw, hasher.root()
 
 
 def write_matrix(folder: Path, slot: Slot, values: Matrix) -> tuple[Matrix, str]:
