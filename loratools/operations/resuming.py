@@ -67,11 +67,10 @@ class Earlier(Generic[Result]):
 
 
 @dataclass(frozen=True)
-class UnlessDone(Generic[Result]):
-    """`job`, unless what an `earlier` run says of it holds. It knows no journal, and so may run anywhere."""
+class _LikeItsJob(Generic[Result]):
+    """What headers tell of `job`, told of what stands for it."""
 
     job: ResumableJob[Result]
-    earlier: Earlier[Result] | None
 
     @property
     def name(self) -> str:
@@ -91,6 +90,13 @@ class UnlessDone(Generic[Result]):
 
     def device_work(self, kind: Kind) -> Work | None:
         return self.job.device_work(kind) if isinstance(self.job, DeviceJob) else None
+
+
+@dataclass(frozen=True)
+class UnlessDone(_LikeItsJob[Result]):
+    """`job`, unless what an `earlier` run says of it holds. It knows no journal, and so may run anywhere."""
+
+    earlier: Earlier[Result] | None
 
     def run_on(self, lease: Lease, workspace: Path) -> Done[Result]:
         """As `run`, on a device."""
@@ -123,36 +129,16 @@ class UnlessDone(Generic[Result]):
 
 
 @dataclass(frozen=True)
-class JournaledJob(Generic[Result]):
+class JournaledJob(_LikeItsJob[Result]):
     """`job`, unless the `line` that an earlier run wrote of it holds; a line is written of it.
 
     Only the run's own process writes lines: appended to from two machines, a file tears.
     """
 
-    job: ResumableJob[Result]
     key: str
     codec: Codec[Result]
     journal: Journal
     line: Line | None
-
-    @property
-    def name(self) -> str:
-        return self.job.name
-
-    @property
-    def bytes(self) -> int:
-        return self.job.bytes
-
-    @property
-    def memory(self) -> int:
-        return memory_of(self.job)
-
-    @property
-    def cost(self) -> float:
-        return cost_of(self.job)
-
-    def device_work(self, kind: Kind) -> Work | None:
-        return self.job.device_work(kind) if isinstance(self.job, DeviceJob) else None
 
     def run_on(self, lease: Lease, workspace: Path) -> Done[Result]:
         """As `run`, on a device."""
