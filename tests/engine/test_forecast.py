@@ -31,7 +31,7 @@ class Planned:
 @dataclass(frozen=True)
 class Plain:
     name: str = "plain"
-    bytes: int = 4 * 10**8
+    bytes: int = 10**9
 
     def run(self, workspace: Path) -> None: ...
 

@@ -144,7 +144,7 @@ def test_a_run_teaches_its_phases_and_its_memory(clock: Clock, own_cache: Path) 
 
 
 @pytest.mark.parametrize(
-    ("learn", "ended"), [(False, Ended(20.0, 1)), (True, Ended(0.4, 1))], ids=["resumed", "short"]
+    ("learn", "ended"), [(False, Ended(20.0, 1)), (True, Ended(0.2, 1))], ids=["resumed", "short"]
 )
 def test_what_tells_nothing_teaches_nothing(learn: bool, ended: Ended, clock: Clock, own_cache: Path) -> None:
     plan = plan_of(1.0)
