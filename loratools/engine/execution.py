@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from loratools.engine.device import AUTO, Asked
@@ -27,7 +28,7 @@ class Execution:
     workers: int | None = None
     device: str = AUTO
     max_memory: int | None = None
-    cluster: str | None = None
+    cluster: str | os.PathLike[str] | None = None
 
     def engine(self, progress: Progress | None) -> Engine:
         """The engine that runs a verb's jobs, watched by `progress`.
@@ -45,6 +46,6 @@ class Execution:
                     "--max-memory is about this process, and --cluster has others do the work",
                     hint="start the cluster's workers with --memory-limit",
                 )
-            return ClusterEngine(self.cluster, self.workers, progress, device=asked)
+            return ClusterEngine(os.fspath(self.cluster), self.workers, progress, device=asked)
         asked.devices()
         return LocalEngine(self.workers, progress, device=asked)

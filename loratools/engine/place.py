@@ -6,14 +6,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from threading import Condition
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from loratools.engine.device import Device, Kind
 from loratools.engine.lease import DeviceJob, Lease
 from loratools.errors import LoratoolsError
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["AT_ONCE", "Place", "exact_products"]
 

@@ -101,7 +101,7 @@ def unmerge(
         workers=workers,
         device=device,
         max_memory=size_in_bytes(max_memory),
-        cluster=None if cluster is None else os.fspath(cluster),
+        cluster=cluster,
     )
     foresight = Foresight(progress, learn=not resume)
     engine = execution.engine(foresight)

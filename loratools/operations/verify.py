@@ -86,7 +86,7 @@ def verify(
     execution = Execution(
         workers=workers,
         max_memory=size_in_bytes(max_memory),
-        cluster=None if cluster is None else os.fspath(cluster),
+        cluster=cluster,
     )
     foresight = Foresight(progress)
     engine = execution.engine(foresight)
